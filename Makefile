@@ -1,0 +1,50 @@
+# `make demo` and `make test` work from a fresh clone: all they need is Python 3.11 and pip.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help install demo test check bench clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# A stamp per set of extras: an install runs again only when what it installs has changed.
+install: $(VENV)/installed  ## build .venv with everything `headway up` needs
+demo-install: $(VENV)/installed-demo
+test-install: $(VENV)/installed-test
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Torch first: a later, looser requirement is then already satisfied and pulls nothing more.
+$(VENV)/torch: Makefile | $(VENV)/bin/python
+	$(if $(TORCH),$(PIP) -c constraints.txt "$(TORCH)")
+	@touch $@
+
+$(VENV)/installed: pyproject.toml constraints.txt $(VENV)/torch
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-%: pyproject.toml constraints.txt $(VENV)/torch
+	$(PIP) -c constraints.txt -e '.[$*]'
+	@touch $(VENV)/installed $@
+
+demo: demo-install  ## start everything, run the main job on real input, stop
+	$(BIN)/python examples/demo.py
+
+test: test-install  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: test-install  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: demo-install  ## side by side with FastAPI + plain Celery
+	$(BIN)/python bench/plain_celery.py
+
+clean:  ## forget the virtual environment
+	rm -rf $(VENV)

@@ -1,0 +1,63 @@
+"""Settings from the environment. Every one is `HEADWAY_…`; secrets may also come as `HEADWAY_…_FILE`.
+
+The command line writes its flags into the environment of what it starts, so that a part reads its settings the same
+way whoever started it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headway.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Read once at the start of a process and handed down."""
+
+    redis_url: str
+    database_url: str
+    models: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    admin_port: int = 8001
+    max_body_bytes: int = 8 * 1024 * 1024
+    public_url: str = ""  # "" makes the paths in `urls` relative
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Raises SettingsError, naming the variable."""
+        env = os.environ if environ is None else environ
+        return cls(
+            redis_url=secret(env, "HEADWAY_REDIS_URL", "redis://127.0.0.1:6379/0"),
+            database_url=secret(env, "HEADWAY_DATABASE_URL", "sqlite:///.headway/headway.db"),
+            models=Path(env.get("HEADWAY_MODELS", "models")),
+            host=env.get("HEADWAY_HOST", "127.0.0.1"),
+            port=integer(env, "HEADWAY_PORT", 8000, 0, 65535),
+            admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
+            max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
+            public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
+        )
+
+
+def secret(environ: Mapping[str, str], name: str, default: str) -> str:
+    """`name`, or the stripped content of the file that `name_FILE` names."""
+    if name in environ:
+        return environ[name]
+    path = environ.get(f"{name}_FILE")
+    if path is None:
+        return default
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+def integer(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = environ.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise SettingsError(f"{name} is {text[:80]!r}, and should be a whole number from {least} to {most}")
+    return int(text)
