@@ -1,0 +1,230 @@
+"""The command line. Every option is also an environment variable; flags win, and are handed on as environment.
+
+Its rule: a command reads its options and calls one function. What is heavy is imported by the command that needs it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headway import __version__, logs
+from headway.errors import HeadwayError
+from headway.settings import Settings, secret
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A self-hosted queue for model predictions: durable, micro-batched, on your own devices.",
+)
+
+ModelsOption = Annotated[Path, typer.Option("--models", envvar="HEADWAY_MODELS", help="The folder of models.")]
+HostOption = Annotated[str, typer.Option("--host", envvar="HEADWAY_HOST", help="The address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option("--port", envvar="HEADWAY_PORT", min=0, max=65535, help="Of the data plane; 0 takes a free one.")
+]
+AdminPortOption = Annotated[
+    int,
+    typer.Option(
+        "--admin-port",
+        envvar="HEADWAY_ADMIN_PORT",
+        min=0,
+        max=65535,
+        help="Of the control plane; 0 takes a free one.",
+    ),
+]
+RedisOption = Annotated[
+    str | None,
+    typer.Option("--redis-url", envvar="HEADWAY_REDIS_URL", show_envvar=True, help="Redis 6.2 or Valkey, by URL."),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database-url", envvar="HEADWAY_DATABASE_URL", help="sqlite:///path or postgresql://…"),
+]
+InsecureOption = Annotated[
+    bool,
+    typer.Option("--insecure", envvar="HEADWAY_INSECURE", help="Listen beyond loopback although there are no keys."),
+]
+
+
+def main() -> None:
+    """The console script. What the operator got wrong is one line on stderr and exit code 2."""
+    try:
+        app(prog_name="headway")
+    except HeadwayError as error:
+        print(f"headway: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"headway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def headway(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    *,
+    models: ModelsOption = Path("models"),
+    data: Annotated[Path, typer.Option(envvar="HEADWAY_DATA", help="Where the embedded database lives.")] = Path(
+        ".headway"
+    ),
+    devices: Annotated[
+        str, typer.Option(envvar="HEADWAY_DEVICES", help="auto (every CUDA GPU, else cpu), or a list: cuda:0,cuda:1.")
+    ] = "auto",
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    admin_port: AdminPortOption = 8001,
+    flower_port: Annotated[
+        int, typer.Option(envvar="HEADWAY_FLOWER_PORT", min=0, max=65535, help="Of Flower; 0 turns it off.")
+    ] = 5555,
+    redis_url: RedisOption = None,
+    database_url: DatabaseOption = None,
+    insecure: InsecureOption = False,
+) -> None:
+    """Start everything on this machine. SIGINT or SIGTERM drains and stops it."""
+    from launch.up import Options, run
+
+    logs.configure("up")
+    options = Options(
+        models=models,
+        data=data,
+        devices=devices,
+        host=host,
+        port=port,
+        admin_port=admin_port,
+        flower_port=flower_port,
+        redis_url=redis_url or secret(os.environ, "HEADWAY_REDIS_URL", "") or None,
+        database_url=database_url or secret(os.environ, "HEADWAY_DATABASE_URL", "") or None,
+        insecure=insecure,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def api(
+    *,
+    models: ModelsOption = Path("models"),
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    admin_port: AdminPortOption = 8001,
+    redis_url: RedisOption = None,
+    database_url: DatabaseOption = None,
+    insecure: InsecureOption = False,
+) -> None:
+    """The data plane and the control plane."""
+    from api import serve
+
+    logs.configure("api")
+    settings = _settings(
+        redis_url,
+        database_url,
+        models=models,
+        host=host,
+        port=port,
+        admin_port=admin_port,
+        insecure="1" if insecure else "",
+    )
+    raise typer.Exit(serve.main(settings))
+
+
+@app.command()
+def worker(
+    *,
+    device: Annotated[
+        str, typer.Option(envvar="HEADWAY_DEVICE", help="cpu, cuda:N or mps; auto takes the first there is.")
+    ] = "auto",
+    models: ModelsOption = Path("models"),
+    redis_url: RedisOption = None,
+    database_url: DatabaseOption = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(envvar="HEADWAY_METRICS_PORT", min=0, max=65535, help="Serve /metrics here too.")
+    ] = None,
+) -> None:
+    """Computes predictions on one device."""
+    from launch.devices import choose
+    from workers import inference
+
+    logs.configure(f"worker {device}")
+    settings = _settings(redis_url, database_url, models=models)
+    chosen = choose(device, os.environ)[0]
+    worker_id = os.environ.get("HEADWAY_WORKER_ID")
+    raise typer.Exit(inference.main(settings, device=chosen, worker_id=worker_id, metrics_port=metrics_port))
+
+
+@app.command()
+def utility(*, redis_url: RedisOption = None, database_url: DatabaseOption = None) -> None:
+    """Finds what was lost: dead workers' claims, hints that Redis forgot, predictions that expired."""
+    from workers import utility
+
+    logs.configure("utility")
+    raise typer.Exit(utility.main(_settings(redis_url, database_url)))
+
+
+@app.command()
+def migrate(*, database_url: DatabaseOption = None) -> None:
+    """Bring the database to this version's schema. Safe to run any number of times, and several at once."""
+    from storage.migrate import upgrade
+
+    logs.configure("migrate")
+    upgrade(_settings(None, database_url).database_url)
+
+
+@app.command()
+def flower(
+    *,
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="HEADWAY_FLOWER_PORT", min=1, max=65535)] = 5555,
+    redis_url: RedisOption = None,
+) -> None:
+    """Flower, to watch the workers. Its own settings are FLOWER_… variables."""
+    from launch import flower
+
+    logs.configure("flower")
+    raise typer.Exit(flower.main(_settings(redis_url, None).redis_url, host, port))
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The model's name: lower case, digits, . _ -")],
+    *,
+    models: ModelsOption = Path("models"),
+) -> None:
+    """Write a model.py and a model.toml to start from."""
+    from launch import scaffold
+
+    print(scaffold.create(models, name))
+
+
+@app.command()
+def check(
+    model_folder: Annotated[Path, typer.Argument(help="models/NAME")],
+    *,
+    device: Annotated[str, typer.Option(envvar="HEADWAY_DEVICE", help="cpu, cuda:N, mps or auto.")] = "auto",
+) -> None:
+    """Load a model, run it once and print shapes and times; no server."""
+    from rich.console import Console
+
+    from launch.check import run
+    from launch.devices import choose
+
+    raise typer.Exit(run(model_folder, choose(device, os.environ)[0], Console()))
+
+
+def _settings(redis_url: str | None, database_url: str | None, **options: object) -> Settings:
+    """Flags become environment, which is where every part reads its settings, and their children too."""
+    given = {"redis_url": redis_url, "database_url": database_url, **options}
+    os.environ.update({f"HEADWAY_{name.upper()}": str(value) for name, value in given.items() if value is not None})
+    return Settings.from_environ()

@@ -1,0 +1,203 @@
+"""`headway up`: which parts the whole system on one machine is made of, and when it may call itself ready.
+
+Its rules: parts are told everything by environment, so that argv holds no secret; the listening sockets belong to
+the supervisor, so that connections wait while an API process is replaced.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import sqlalchemy
+
+from headway.clock import new_id
+from headway.errors import SettingsError, StorageUnavailable
+from headway.manifest import scan
+from headway.registry import Version
+from launch import addresses, devices, flower, lock
+from launch.embedded import EmbeddedValkey
+from launch.supervisor import Part, Supervisor
+from storage.engine import Database
+from storage.migrate import upgrade
+from storage.models import Models
+from storage.workers import Workers
+
+log = logging.getLogger(__name__)
+
+#: `ready` waits no longer than this for models to load; what loads later is served then.
+LOADING_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `headway up` was told."""
+
+    models: Path
+    data: Path
+    devices: str
+    host: str
+    port: int
+    admin_port: int
+    flower_port: int  # 0: no Flower
+    redis_url: str | None  # None: a Valkey of our own
+    database_url: str | None  # None: SQLite in `data`
+    insecure: bool
+
+
+def run(options: Options) -> int:
+    """Until SIGINT or SIGTERM; returns the exit code. Raises HeadwayError where it cannot start."""
+    _refuse_exposure(options)
+    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(lock.hold(options.data / "lock"))
+        return asyncio.run(_System(options, cleanup).run())
+
+
+class _System:
+    """Everything the parts share, and the parts."""
+
+    def __init__(self, options: Options, cleanup: contextlib.ExitStack) -> None:
+        self._options = options
+        self._devices = devices.choose(options.devices, os.environ)
+        self._data_socket = cleanup.enter_context(addresses.listen(options.host, options.port))
+        control_host = options.host if addresses.is_loopback(options.host) else "127.0.0.1"
+        self._control_socket = cleanup.enter_context(addresses.listen(control_host, options.admin_port))
+        if options.flower_port:
+            addresses.listen(options.host, options.flower_port).close()  # only to say at once that it is taken
+        self._data_url = addresses.url(options.host, self._data_socket.getsockname()[1])
+        self._control_url = addresses.url(control_host, self._control_socket.getsockname()[1])
+
+        database_url = options.database_url or _sqlite_url(options.data)
+        upgrade(database_url)
+        self._database = Database.open(database_url)
+        cleanup.callback(self._database.close)
+        self._valkey = None if options.redis_url else EmbeddedValkey.prepare(options.data)
+        if self._valkey is not None:
+            cleanup.callback(self._valkey.remove)
+        self._environ = self._environment(database_url)
+        self._workers: dict[str, str] = {}  # device → the id of the worker that has it now
+
+    async def run(self) -> int:
+        valkey = [Part(name="valkey", argv=self._valkey.argv, ready=self._valkey.answers)] if self._valkey else []
+        watching = [self._part("utility")]
+        if self._options.flower_port:
+            watching.append(self._part("flower"))
+        serving = [self._api(), *(self._worker(device) for device in self._devices)]
+        return await Supervisor([valkey, watching, serving], before_drain=self._stop_listening).run(self._announce)
+
+    def _environment(self, database_url: str) -> dict[str, str]:
+        options = self._options
+        redis_url = self._valkey.url if self._valkey is not None else options.redis_url
+        return {
+            **os.environ,
+            "PYTHONSAFEPATH": "1",  # a folder called `api` where the user happens to stand is not ours
+            "HEADWAY_REDIS_URL": redis_url or "",
+            "HEADWAY_DATABASE_URL": database_url,
+            "HEADWAY_MODELS": str(options.models.resolve()),
+            "HEADWAY_HOST": options.host,
+            "HEADWAY_PORT": str(self._data_socket.getsockname()[1]),
+            "HEADWAY_ADMIN_PORT": str(self._control_socket.getsockname()[1]),
+            "HEADWAY_FLOWER_PORT": str(options.flower_port),
+            "HEADWAY_INSECURE": "1" if options.insecure else "",
+        }
+
+    def _part(self, name: str) -> Part:
+        return Part(name=name, argv=_command(name), environ=self._environ)
+
+    def _api(self) -> Part:
+        data, control = self._data_socket.fileno(), self._control_socket.fileno()
+        return Part(
+            name="api",
+            argv=_command("api"),
+            environ={
+                **self._environ,
+                "HEADWAY_LISTEN_DATA_FD": str(data),
+                "HEADWAY_LISTEN_ADMIN_FD": str(control),
+            },
+            pass_fds=(data, control),
+            ready=self._accepts_predictions,
+        )
+
+    def _worker(self, device: str) -> Part:
+        return Part(
+            name=f"worker {device}",
+            argv=_command("worker", "--device", device),
+            environ=self._environ,
+            fresh=functools.partial(self._new_worker, device),
+            died=self._mark_dead,
+        )
+
+    def _new_worker(self, device: str) -> dict[str, str]:
+        self._workers[device] = new_id()
+        return {"HEADWAY_WORKER_ID": self._workers[device]}
+
+    def _mark_dead(self, fresh: Mapping[str, str]) -> None:
+        """Its claims are given back now, and not when its heartbeat is missed."""
+        Workers(self._database).mark_dead(fresh["HEADWAY_WORKER_ID"])
+
+    def _accepts_predictions(self) -> bool:
+        try:
+            return httpx.get(f"{self._data_url}/ready", timeout=2, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def _announce(self) -> None:
+        """The one line on stdout, once every version is loaded or known to be broken."""
+        give_up = time.monotonic() + LOADING_S
+        while (loading := await asyncio.to_thread(self._still_loading)) and time.monotonic() < give_up:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        port = self._options.flower_port
+        flower_url = addresses.url(self._options.host, port) if port else "off"
+        line = f"ready data={self._data_url} control={self._control_url} flower={flower_url}"
+        if loading:
+            line += f" loading={','.join(loading)}"
+        print(line, flush=True)
+
+    def _still_loading(self) -> list[str]:
+        try:
+            versions = {(version.model, version.version): version for version in Models(self._database).all()}
+        except StorageUnavailable:
+            versions = {}
+        names = [(found.model, found.version) for found in scan(self._options.models)]
+        return [f"{model}@{version}" for model, version in names if not self._settled(versions.get((model, version)))]
+
+    def _settled(self, version: Version | None) -> bool:
+        """Placements of earlier workers do not count: their processes are gone."""
+        if version is None:
+            return False
+        ours = [placement.state for placement in version.placements if placement.worker_id in self._workers.values()]
+        return "ready" in ours or "failed" in ours or version.state == "failed"
+
+    def _stop_listening(self) -> None:
+        """Our copies of the sockets: with them open, clients would wait for an API that will not come back."""
+        self._data_socket.close()
+        self._control_socket.close()
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "launch", *words]
+
+
+def _sqlite_url(data: Path) -> str:
+    return sqlalchemy.URL.create("sqlite", database=str(data.resolve() / "headway.db")).render_as_string()
+
+
+def _refuse_exposure(options: Options) -> None:
+    if addresses.is_loopback(options.host):
+        return
+    if not options.insecure:
+        raise SettingsError(
+            f"there are no access keys, so everyone who reaches {options.host} could use it; "
+            "listen on 127.0.0.1, or say --insecure if that is what you want"
+        )
+    log.warning("listening on %s without access keys: everyone who reaches it can use it", options.host)
+    if options.flower_port:
+        flower.check_access(options.host, os.environ)
