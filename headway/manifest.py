@@ -1,0 +1,331 @@
+"""What a model folder says about itself, and which versions it holds.
+
+    models/sentiment/model.toml      optional; every key has a default
+    models/sentiment/1/model.py      or model.pt2, model.pt; or `[model] entry` names a class
+
+The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
+`read` raises `ManifestError`; `scan` never does for what is inside one model's folder.
+"""
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from headway.errors import ManifestError
+
+#: dtype → the range of its numbers; None where there is none. "string" is for `model.py` only.
+DTYPES: dict[str, tuple[int, int] | tuple[float, float] | None] = {
+    "bool": None,
+    "string": None,
+    **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
+    "float16": (-65504.0, 65504.0),
+    "bfloat16": (-3.3895313892515355e38, 3.3895313892515355e38),
+    "float32": (-3.4028234663852886e38, 3.4028234663852886e38),
+    "float64": (-1.7976931348623157e308, 1.7976931348623157e308),
+}
+
+#: Names of models, versions and aliases: they stand in URLs, Redis keys and Celery queues.
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
+
+#: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights.
+ARTIFACTS = {"model.py": "python", "model.pt2": "torch.export", "model.pt": "torchscript"}
+
+_Whole = Annotated[int, msgspec.Meta(ge=1)]
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One array of one item: without the batch dimension, -1 where the length is free. `()` is a single number."""
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+
+class Batching(msgspec.Struct, frozen=True, kw_only=True):
+    """When a micro-batch departs, and what may travel together."""
+
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
+    max_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 5.0
+    max_queue: _Whole = 10_000
+    size: Literal["bytes", "shape", "none"] = "bytes"  # how an item's size is measured
+    max_batch_cost: _Whole | None = None  # number of items × the largest size
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long and how often a prediction is tried."""
+
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0  # of one predict call
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """model.toml with every default filled in. Survives JSON unchanged."""
+
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    inputs: dict[str, Tensor] = {}  # in the declared order; empty: any JSON value
+    outputs: dict[str, Tensor] = {}
+    policy: Literal["latest", "all"] | list[str] = "latest"
+    aliases: dict[str, str] = {}  # alias → version
+    entry: str | None = None  # "package.module:Class"
+    instances: int = 1  # device processes per device
+    example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
+    config: dict[str, Any] = {}  # all of model.toml, for the model itself
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A version folder as it lies on the disk. With `error` it cannot be served."""
+
+    model: str
+    version: str  # "" where the error is of the whole folder and no version was found
+    path: Path
+    manifest: Manifest | None = None
+    framework: str | None = None
+    sha256: str = ""  # of the model file
+    error: str | None = None
+
+
+def read(model_folder: Path) -> Manifest:
+    """The folder's model.toml, or the defaults if it has none. Raises ManifestError naming the key."""
+    file = model_folder / "model.toml"
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raw = {}
+    except OSError as error:
+        raise ManifestError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"{file}: not valid TOML: {error}") from error
+    try:
+        return parse(raw)
+    except ManifestError as error:
+        raise ManifestError(f"{file}: {error}") from error
+
+
+def parse(raw: Mapping[str, Any]) -> Manifest:
+    """A manifest from the decoded TOML. Raises ManifestError naming the key."""
+    config = msgspec.to_builtins(raw)  # TOML's dates become strings, so that what SQL gives back is the same
+    _refuse_unknown("", config, _SECTIONS)
+    model = _section(config, "model", _ModelSection)
+    inputs, outputs = _tensors(config, "inputs"), _tensors(config, "outputs")
+    batching = _section(config, "batching", Batching)
+    if "size" not in config.get("batching", {}):
+        batching = msgspec.structs.replace(batching, size=_default_size(inputs))
+    if model.entry is not None and not _ENTRY.fullmatch(model.entry):
+        raise ManifestError(f'[model] entry is {model.entry!r}, and should read "package.module:Class"')
+    return Manifest(
+        batching=batching,
+        limits=_section(config, "limits", Limits),
+        inputs=inputs,
+        outputs=outputs,
+        policy=_policy(_section(config, "versions", _VersionsSection).policy),
+        aliases=_aliases(config.get("aliases", {})),
+        entry=model.entry,
+        instances=_section(config, "resources", _ResourcesSection).instances,
+        example=model.example,
+        config=config,
+    )
+
+
+def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Manifest:
+    """The manifest with the inputs and outputs that a loaded model reported (a graph knows its own)."""
+    batching = manifest.batching
+    if "size" not in manifest.config.get("batching", {}):
+        batching = msgspec.structs.replace(batching, size=_default_size(inputs))
+    return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs)
+
+
+_SECTIONS = ("model", "batching", "limits", "inputs", "outputs", "versions", "aliases", "resources", "config")
+
+
+class _ModelSection(msgspec.Struct):
+    entry: str | None = None
+    example: Any = None
+
+
+class _VersionsSection(msgspec.Struct):
+    policy: str | list[int | str] = "latest"
+
+
+class _ResourcesSection(msgspec.Struct):
+    instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+
+
+def _section(config: Mapping[str, Any], name: str, kind: type[S]) -> S:
+    raw = config.get(name, {})
+    if isinstance(raw, dict):
+        _refuse_unknown(f"[{name}] ", raw, kind.__struct_fields__)
+    return _convert(f"[{name}]", raw, kind)
+
+
+def _convert(where: str, raw: object, kind: type[S]) -> S:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        wanted, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".")
+        raise ManifestError(f"{where} {key}: {_lower(wanted)}" if key else f"{where}: {_lower(wanted)}") from error
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].replace("`object`", "a table")
+
+
+def _refuse_unknown(where: str, raw: Mapping[str, Any], known: Iterable[str]) -> None:
+    known = list(known)
+    for key in raw:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ManifestError(f"{where}{key!r} is not a known key; {hint}")
+
+
+def _tensors(config: Mapping[str, Any], section: str) -> dict[str, Tensor]:
+    tables = config.get(section, {})
+    if not isinstance(tables, dict):
+        raise ManifestError(f"[{section}]: expected one table [{section}.NAME] per array")
+    return {name: _tensor(f"[{section}.{name}]", name, raw) for name, raw in tables.items()}
+
+
+def _tensor(where: str, name: str, raw: object) -> Tensor:
+    if not _TENSOR_NAME.fullmatch(name):
+        raise ManifestError(f"{where}: a name is a letter or _ and up to 63 of letters, digits, _ . -")
+    if isinstance(raw, dict):
+        _refuse_unknown(f"{where} ", raw, Tensor.__struct_fields__)
+    tensor = _convert(where, raw, Tensor)
+    if tensor.dtype not in DTYPES:
+        raise ManifestError(f"{where} dtype is {tensor.dtype!r}; known are {', '.join(DTYPES)}")
+    if len(tensor.shape) > 16 or any(length < 1 and length != -1 for length in tensor.shape):
+        raise ManifestError(
+            f"{where} shape is {list(tensor.shape)}: up to 16 lengths of 1 or more, -1 where it is free"
+        )
+    return tensor
+
+
+def _default_size(inputs: Mapping[str, Tensor]) -> Literal["bytes", "shape", "none"]:
+    if not inputs:
+        return "bytes"
+    return "shape" if any(-1 in tensor.shape for tensor in inputs.values()) else "none"
+
+
+def _policy(raw: str | list[int | str]) -> Literal["latest", "all"] | list[str]:
+    if isinstance(raw, list):
+        return [_version("[versions] policy", version) for version in raw]
+    if raw == "latest":
+        return "latest"
+    if raw == "all":
+        return "all"
+    raise ManifestError(f'[versions] policy is {raw!r}, and should be "latest", "all" or a list of versions')
+
+
+def _aliases(raw: object) -> dict[str, str]:
+    if not isinstance(raw, dict):
+        raise ManifestError("[aliases]: expected a table of alias = version")
+    for alias in raw:
+        if not NAME.fullmatch(alias):
+            raise ManifestError(f"[aliases] {alias!r} is no name: {_NAME_RULE}")
+    return {alias: _version(f"[aliases] {alias}", version) for alias, version in raw.items()}
+
+
+def _version(where: str, raw: object) -> str:
+    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw
+    if not isinstance(text, str) or not NAME.fullmatch(text):
+        raise ManifestError(f"{where} is {raw!r}, and should name a version folder")
+    return text
+
+
+_NAME_RULE = "lower-case letters, digits, and . _ - after the first character, at most 64"
+
+
+def scan(models: Path) -> list[Found]:
+    """Every version that should be served, by name and number. Raises ManifestError only if `models` is no folder."""
+    try:
+        folders = sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
+    except OSError as error:
+        raise ManifestError(f"the models folder {models} cannot be read: {error.strerror}") from error
+    return [found for folder in folders for found in _scan_model(folder)]
+
+
+def _scan_model(folder: Path) -> list[Found]:
+    model = folder.name
+
+    def broken(version: str, reason: str) -> Found:
+        return Found(model=model, version=version, path=folder / version, error=reason)
+
+    if not NAME.fullmatch(model):
+        return [broken("", f"the folder name {model!r} is no model name: {_NAME_RULE}")]
+    try:
+        versions = _versions(folder)
+        if not versions:
+            return [broken("", f"no version in {folder}: a version is a folder such as 1/ with a model file in it")]
+        try:
+            manifest = read(folder)
+        except ManifestError as error:
+            return [broken(versions[-1], str(error))]
+        return [
+            _found(folder, version, manifest)
+            if version in versions
+            else broken(version, f"model.toml names version {version}, and {folder} has no such folder")
+            for version in _served(manifest, versions)
+        ]
+    except OSError as error:
+        return [broken("", f"{folder} cannot be read: {error.strerror}")]
+
+
+def _versions(folder: Path) -> list[str]:
+    """Folders that are versions, oldest first: those with a number for a name, and those that hold a model file."""
+    named = [entry for entry in folder.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name)]
+    versions = [e for e in named if e.name.isdecimal() or any((e / artifact).is_file() for artifact in ARTIFACTS)]
+    return [entry.name for entry in sorted(versions, key=_age)]
+
+
+def _age(version: Path) -> tuple[bool, int, str]:
+    number = version.name.isdecimal()
+    return number, int(version.name) if number else version.stat().st_mtime_ns, version.name
+
+
+def _served(manifest: Manifest, versions: list[str]) -> list[str]:
+    """The versions the policy asks for, and those that aliases point to."""
+    policy = manifest.policy
+    wanted = versions[-1:] if policy == "latest" else versions if policy == "all" else list(policy)
+    wanted = list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
+    return sorted(wanted, key=lambda version: versions.index(version) if version in versions else -1)
+
+
+def _found(folder: Path, version: str, manifest: Manifest) -> Found:
+    path = folder / version
+    if manifest.entry is not None:
+        files, framework = sorted(path.rglob("*.py")), "python"
+    else:
+        name = next((name for name in ARTIFACTS if (path / name).is_file()), None)
+        if name is None:
+            reason = f"no {', '.join(ARTIFACTS)} in {path}"
+            return Found(model=folder.name, version=version, path=path, manifest=manifest, error=reason)
+        files, framework = [path / name], ARTIFACTS[name]
+    return Found(
+        model=folder.name,
+        version=version,
+        path=path,
+        manifest=manifest,
+        framework=framework,
+        sha256=_digest(files),
+    )
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """SHA-256 in hex of the files one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

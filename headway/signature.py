@@ -1,0 +1,168 @@
+"""Typed inputs: does a JSON value fit what a model declares, and the numpy arrays it stands for.
+
+An input is an object with one entry per declared array, nested lists of numbers; with one declared array the bare
+value will do. The rule: nothing is guessed. A bool is no number, a string is no number, 1.5 and 1.0 are no integers,
+rows of unequal length are refused, and so are missing and unknown names. Time is that of a few C loops per array.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from headway.errors import InputRefused
+from headway.manifest import DTYPES, Manifest, Tensor
+
+#: dtypes that numpy holds as another.
+_HELD_AS = {"bfloat16": "float32", "string": "object"}
+
+_JSON_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+_FITS: dict[str, frozenset[type]] = {
+    dtype: frozenset(
+        {bool} if dtype == "bool" else {str} if dtype == "string" else {int} if "int" in dtype else {int, float}
+    )
+    for dtype in DTYPES
+}
+_LIST = {list}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the queue needs to know of an input that fits."""
+
+    shape: str | None  # lengths of the free dimensions in declared order, "128,3;128"; None without free dimensions
+    elements: int  # numbers in all arrays together
+
+
+def check(value: Any, inputs: Mapping[str, Tensor]) -> Checked:
+    """Raises InputRefused with a JSON pointer to the first thing that does not fit."""
+    free, elements = [], 0
+    for _, tensor, pointer, array in _named(value, inputs):
+        flat, shape = _flatten(array, tensor, pointer)
+        elements += len(flat)
+        if -1 in tensor.shape:
+            lengths = [str(n) for n, declared in zip(shape, tensor.shape, strict=True) if declared == -1]
+            free.append(",".join(lengths))
+    return Checked(";".join(free) if free else None, elements)
+
+
+def to_arrays(value: Any, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """One array per declared input, of its dtype (bfloat16 as float32, string as object) and shape.
+
+    Checks as `check` does, and raises InputRefused like it.
+    """
+    arrays = {}
+    for name, tensor, pointer, array in _named(value, inputs):
+        flat, shape = _flatten(array, tensor, pointer)
+        arrays[name] = np.array(flat, dtype=_HELD_AS.get(tensor.dtype, tensor.dtype)).reshape(shape)
+    return arrays
+
+
+def example(inputs: Mapping[str, Tensor], manifest: Manifest) -> Any:
+    """An input to try the model with: the manifest's, else zeros, free dimensions 1; None if nothing is declared."""
+    if manifest.example is not None or not inputs:
+        return manifest.example
+    return {name: _zeros(tensor.dtype, tensor.shape) for name, tensor in inputs.items()}
+
+
+def _zeros(dtype: str, shape: tuple[int, ...]) -> Any:
+    if not shape:
+        return False if dtype == "bool" else "" if dtype == "string" else 0 if "int" in dtype else 0.0
+    return [_zeros(dtype, shape[1:]) for _ in range(max(shape[0], 1))]
+
+
+def _named(value: Any, inputs: Mapping[str, Tensor]) -> list[tuple[str, Tensor, str, Any]]:
+    """(name, tensor, pointer, nested lists) per declared input."""
+    if not isinstance(value, dict):
+        if len(inputs) == 1:
+            ((name, tensor),) = inputs.items()
+            return [(name, tensor, "", value)]
+        raise InputRefused("", f"is {_describe(value)}, and should be an object with {', '.join(inputs)}")
+    for name in value:
+        if name not in inputs:
+            raise InputRefused(_pointer("", name), f"is not an input of this model; it takes {', '.join(inputs)}")
+    for name in inputs:
+        if name not in value:
+            raise InputRefused(_pointer("", name), "is missing")
+    return [(name, tensor, _pointer("", name), value[name]) for name, tensor in inputs.items()]
+
+
+def _flatten(array: Any, tensor: Tensor, pointer: str) -> tuple[list[Any], tuple[int, ...]]:
+    """All numbers of nested lists in order, and their shape."""
+    level, shape = [array], []
+    for declared in tensor.shape:
+        if set(map(type, level)) != _LIST:
+            raise _refusal(array, tensor, pointer)
+        lengths = set(map(len, level))
+        length = lengths.pop()
+        if lengths or length == 0 or (declared != -1 and length != declared):
+            raise _refusal(array, tensor, pointer)
+        shape.append(length)
+        level = list(chain.from_iterable(level))
+    if not set(map(type, level)) <= _FITS[tensor.dtype]:
+        raise _refusal(array, tensor, pointer)
+    limits = DTYPES[tensor.dtype]
+    if limits is not None and not (limits[0] <= min(level) and max(level) <= limits[1]):
+        raise _refusal(array, tensor, pointer)
+    return level, tuple(shape)
+
+
+def _refusal(array: Any, tensor: Tensor, pointer: str) -> InputRefused:
+    """Finds what `_flatten` stumbled over, slowly: walks down and names the first thing that does not fit."""
+    lengths: dict[int, tuple[int, str]] = {}  # depth → length seen first, and where
+
+    def walk(value: Any, depth: int, at: str) -> InputRefused | None:
+        if depth == len(tensor.shape):
+            return _leaf_refusal(value, tensor.dtype, at)
+        if type(value) is not list:
+            return InputRefused(at, f"is {_describe(value)}, and should be a list{_expected(tensor)}")
+        declared = tensor.shape[depth]
+        if declared != -1 and len(value) != declared:
+            return InputRefused(at, f"has length {len(value)}, and should have {declared}{_expected(tensor)}")
+        if not value:
+            return InputRefused(at, f"is empty{_expected(tensor)}")
+        length, where = lengths.setdefault(depth, (len(value), at))
+        if len(value) != length:
+            return InputRefused(at, f"has length {len(value)}, and {where or 'the first'} has {length}")
+        return next(filter(None, (walk(v, depth + 1, f"{at}/{i}") for i, v in enumerate(value))), None)
+
+    return walk(array, 0, pointer) or InputRefused(pointer, f"does not fit{_expected(tensor)}")
+
+
+def _leaf_refusal(value: Any, dtype: str, at: str) -> InputRefused | None:
+    if type(value) not in _FITS[dtype]:
+        return InputRefused(at, f"is {_describe(value)}, and should be {dtype}")
+    limits = DTYPES[dtype]
+    if limits is not None and not limits[0] <= value <= limits[1]:
+        return InputRefused(at, f"is {_short(value)}, outside the range of {dtype}")
+    return None
+
+
+def _expected(tensor: Tensor) -> str:
+    return f" (declared is {tensor.dtype} {list(tensor.shape)})"
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    name = _JSON_NAMES.get(type(value), type(value).__name__)
+    return name if isinstance(value, list | dict) else f"{name}, {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = "true" if value is True else "false" if value is False else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def _pointer(parent: str, key: str) -> str:
+    return f"{parent}/{key.replace('~', '~0').replace('/', '~1')}"
