@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from headway.errors import SettingsError
 
@@ -62,7 +64,8 @@ class EmbeddedValkey:
 
     def answers(self) -> bool:
         """Whether it takes commands now."""
-        client = redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
+        once = Retry(NoBackoff(), 0)
+        client = redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1, retry=once)
         try:
             return bool(client.ping())
         except redis.RedisError:

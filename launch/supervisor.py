@@ -41,7 +41,7 @@ class Part:
     pass_fds: Sequence[int] = ()
     #: Whether it does its work now; may block for a second. The parts of the next group start when it has said yes.
     ready: Callable[[], bool] = lambda: True
-    #: Told of each death, with what `fresh` gave that life. May raise: it is logged and the part restarted all the same.
+    #: Told of each death, with what `fresh` gave that life. May raise: that is logged, and the part restarted anyway.
     died: Callable[[Mapping[str, str]], None] = lambda fresh: None
 
 
@@ -64,7 +64,7 @@ class Supervisor:
     async def run(self, then: Callable[[], Awaitable[None]]) -> int:
         """Brings everything up, awaits `then()`, and goes on until SIGINT or SIGTERM.
 
-        Returns the exit code: 0 after a clean drain, 1 where a part had to be killed. What `then` raises is raised
+        Returns the exit code: 0 after a clean drain, 1 where anything had to be killed. What `then` raises is raised
         again after the drain.
         """
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class Supervisor:
             clean = await self._drain()
         if up.done() and not up.cancelled():
             up.result()
-        return 0 if clean else 1
+        return 0 if clean and self._signals < 2 else 1
 
     def kill(self) -> None:
         """At once, everything."""

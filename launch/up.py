@@ -152,8 +152,10 @@ class _System:
     async def _announce(self) -> None:
         """The one line on stdout, once every version is loaded or known to be broken."""
         give_up = time.monotonic() + LOADING_S
-        while (loading := await asyncio.to_thread(self._still_loading)) and time.monotonic() < give_up:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+        found = await asyncio.to_thread(scan, self._options.models)  # once: it reads and hashes every model file
+        loadable = [(each.model, each.version) for each in found if each.error is None]
+        while (loading := await asyncio.to_thread(self._unsettled, loadable)) and time.monotonic() < give_up:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # what is waited for happens in SQL, where nobody can set an Event
         port = self._options.flower_port
         flower_url = addresses.url(self._options.host, port) if port else "off"
         line = f"ready data={self._data_url} control={self._control_url} flower={flower_url}"
@@ -161,13 +163,15 @@ class _System:
             line += f" loading={','.join(loading)}"
         print(line, flush=True)
 
-    def _still_loading(self) -> list[str]:
+    def _unsettled(self, loadable: list[tuple[str, str]]) -> list[str]:
+        """Those of the (model, version) pairs that are neither ready nor failed yet."""
         try:
             versions = {(version.model, version.version): version for version in Models(self._database).all()}
         except StorageUnavailable:
             versions = {}
-        names = [(found.model, found.version) for found in scan(self._options.models)]
-        return [f"{model}@{version}" for model, version in names if not self._settled(versions.get((model, version)))]
+        return [
+            f"{model}@{version}" for model, version in loadable if not self._settled(versions.get((model, version)))
+        ]
 
     def _settled(self, version: Version | None) -> bool:
         """Placements of earlier workers do not count: their processes are gone."""
