@@ -20,7 +20,7 @@ from headway.clock import new_id
 from headway.types import Hint
 
 TASK = "headway.predict"
-_PREFIX = "headway:"
+PREFIX = "headway:"  # of every line
 
 #: Priorities 0–2, 3–6 and 7–9 each have a line of their own; inside a window the exact priority decides.
 STEPS = (0, 1, 2)
@@ -33,17 +33,17 @@ def step(priority: int) -> int:
 
 def line(model: str, version: str, priority: int) -> str:
     """The Redis list of a model version's predictions of this priority; also the Celery queue's name."""
-    return f"{_PREFIX}{model}@{version}:{step(priority)}"
+    return f"{PREFIX}{model}@{version}:{step(priority)}"
 
 
 def lines(model: str, version: str) -> list[str]:
     """All lines of a model version, most urgent first."""
-    return [f"{_PREFIX}{model}@{version}:{s}" for s in STEPS]
+    return [f"{PREFIX}{model}@{version}:{s}" for s in STEPS]
 
 
 def parse_line(name: str) -> tuple[str, str, int]:
     """(model, version, step) of a line. Model names admit no `@` and versions no `:`."""
-    versioned, _, s = name.removeprefix(_PREFIX).rpartition(":")
+    versioned, _, s = name.removeprefix(PREFIX).rpartition(":")
     model, _, version = versioned.partition("@")
     return model, version, int(s)
 
@@ -74,6 +74,8 @@ def envelopes(
     line: str, hints: Sequence[tuple[int, Hint]], *, at_most: int, coming: int = 0
 ) -> list[tuple[str, bytes]]:
     """(envelope id, wire form) for the (priority, hint) pairs of one line, given oldest first."""
+    model, version, _ = parse_line(line)
+    name = f"{model}@{version}"
     made = []
     for start in range(0, len(hints), at_most):
         part = hints[start : start + at_most]
@@ -87,46 +89,44 @@ def envelopes(
             shapes=shapes,
             coming=coming + len(hints) - start - len(part),
         )
-        made.append(_message(envelope))
+        id_ = new_id()
+        args = f"('{name} ×{len(part)}',)"
+        made.append((id_, message(TASK, line, [envelope], id_=id_, argsrepr=args, at=envelope.at)))
     return made
 
 
-def _message(envelope: Envelope) -> tuple[str, bytes]:
-    id_ = new_id()
-    model, version, _ = parse_line(envelope.line)
-    args = f"('{model}@{version} ×{len(envelope.ids)}',)"
-    message = {
-        # Celery wants the task's arguments as JSON inside the message's JSON.
-        "body": _encoder.encode([[envelope], {}, None]).decode(),
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": {
-            "lang": "py",
-            "task": TASK,
-            "id": id_,
-            "root_id": id_,
-            "parent_id": None,
-            "group": None,
-            "retries": 0,
-            "eta": None,
-            "expires": None,
-            "timelimit": [None, None],
-            "argsrepr": args,
-            "kwargsrepr": "{}",
-            "origin": "headway",
-            "ignore_result": True,
-            "headway_at": envelope.at,  # here too, so that the janitor reads it without decoding the body
-        },
-        "properties": {
-            "correlation_id": id_,
-            "delivery_mode": 2,
-            "delivery_tag": id_,
-            "body_encoding": "utf-8",
-            "delivery_info": {"exchange": "", "routing_key": envelope.line},
-            "priority": 0,
-        },
-    }
-    return id_, _encoder.encode(message)
+def message(task: str, key: str, args: list[Any], *, id_: str = "", argsrepr: str = "", at: int = 0) -> bytes:
+    """A Celery task message for the list `key`, in the form kombu's Redis transport keeps there."""
+    id_ = id_ or new_id()
+    return _encoder.encode(
+        {
+            # Celery wants the task's arguments as JSON inside the message's JSON.
+            "body": _encoder.encode([args, {}, None]).decode(),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {
+                "lang": "py",
+                "task": task,
+                "id": id_,
+                "root_id": id_,
+                "retries": 0,
+                "eta": None,
+                "expires": None,
+                "timelimit": [None, None],
+                "argsrepr": argsrepr,
+                "kwargsrepr": "{}",
+                "ignore_result": True,
+                "headway_at": at,  # here, so that the janitor reads it without decoding the body
+            },
+            "properties": {
+                "correlation_id": id_,
+                "delivery_mode": 2,
+                "delivery_tag": id_,  # kombu drops a message without one
+                "body_encoding": "utf-8",
+                "delivery_info": {"exchange": "", "routing_key": key},
+            },
+        }
+    )
 
 
 def decode_body(body: bytes | str) -> Envelope:

@@ -1,0 +1,86 @@
+"""The window of one model version on one worker: who has left Redis and waits for a micro-batch.
+
+It owns the waiting and decides nothing itself (`batching.policy` does). It has no lock and no clock: its owner brings
+both.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from batching import cost, policy
+from batching.policy import Decision, Rules, Take, Waiting
+
+
+class Lane:
+    """Bounded, without doubles."""
+
+    def __init__(self, rules: Rules, *, limit: int) -> None:
+        """`limit`: ids it wants to hold at most; an envelope that is already here may take it over that."""
+        self.rules = rules
+        self.limit = limit
+        self.coming = 0
+        self._waiting: dict[str, Waiting] = {}
+        self._boarded: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= self.limit
+
+    @property
+    def room(self) -> int:
+        return max(0, self.limit - len(self._waiting))
+
+    def offer(self, items: Iterable[Waiting], *, coming: int = 0) -> list[str]:
+        """Takes them in; the answer is those that were new. `coming` replaces what was expected before."""
+        new = []
+        for item in items:
+            if item.id not in self._waiting and item.id not in self._boarded:
+                self._waiting[item.id] = item
+                new.append(item.id)
+        self.coming = coming
+        return new
+
+    def decide(self, now: float, free_at: float) -> Decision:
+        """As `policy.decide`; on a Take the items have left the window and count as boarded."""
+        decision = policy.decide(
+            list(self._waiting.values()), now, free_at=free_at, coming=self.coming, rules=self.rules
+        )
+        if isinstance(decision, Take):
+            self._board(decision.items)
+            if not self._waiting:
+                self.coming = 0
+        return decision
+
+    def top_up(self, crew: Sequence[Waiting], places: int, now: float) -> list[Waiting]:
+        """Up to `places` more for a crew some of whose rows turned out not to be claimable."""
+        mates = [item for item in self._waiting.values() if not crew or item.shape == crew[0].shape]
+        rules = Rules(
+            max_batch_size=places,
+            max_wait_s=self.rules.max_wait_s,
+            max_batch_cost=self.rules.max_batch_cost,
+            ageing_s=self.rules.ageing_s,
+        )
+        chosen = policy.board(mates, now, rules) if mates and places > 0 else []
+        budget = rules.max_batch_cost
+        if budget is not None and cost.padded([item.size for item in [*crew, *chosen]]) > budget:
+            chosen = []
+        self._board(chosen)
+        return chosen
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """These are settled, or belong to somebody else: a later hint for them is new again."""
+        self._boarded.difference_update(ids)
+
+    def drain(self) -> list[Waiting]:
+        """Everybody who still waits, oldest first; the lane is empty afterwards."""
+        waiting = sorted(self._waiting.values(), key=lambda item: (item.position, item.id))
+        self._waiting.clear()
+        self.coming = 0
+        return waiting
+
+    def _board(self, items: Iterable[Waiting]) -> None:
+        for item in items:
+            del self._waiting[item.id]
+            self._boarded.add(item.id)

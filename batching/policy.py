@@ -1,0 +1,142 @@
+"""When a micro-batch departs, and with whom: a pure function of who waits, the time, and when the device is free.
+
+No lock, clock, client or future in here. What holds for every decision, each a property test: nobody is lost or boards
+twice; no batch is over `max_batch_size`, nor over `max_batch_cost` unless it is one item; shapes never mix; the leader
+(the most urgent, then the oldest) always boards, so nobody is passed over for ever; a batch is formed no earlier than
+the device can begin it, unless waiting could not make it better.
+"""
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batching import cost
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One prediction in a worker's window."""
+
+    id: str
+    priority: int  # 0 first … 9
+    position: int  # µs, database clock: its place in the line
+    size: int
+    shape: str | None
+    arrived: float  # seconds, this worker's monotonic clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What `model.toml` says of batching."""
+
+    max_batch_size: int
+    max_wait_s: float
+    max_batch_cost: int | None = None
+    ageing_s: float = 1.0  # waiting this long counts like one priority step
+
+
+class Reason(enum.StrEnum):
+    """Why a batch departed; a metric's label."""
+
+    FULL = "full"  # by count or by cost
+    OVERDUE = "overdue"  # the oldest had waited `max_wait_s` for mates known to be coming
+    IDLE = "idle"  # the device was free and nothing more was known to be coming
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    items: list[Waiting]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Ask again at `at` (seconds, monotonic; infinity: when something changes)."""
+
+    at: float
+
+
+Decision = Take | WaitUntil
+
+
+def decide(waiting: Sequence[Waiting], now: float, *, free_at: float, coming: int, rules: Rules) -> Decision:
+    """`free_at`: when the device could begin another batch (≤ now: at once; infinity: not known).
+
+    `coming`: how many more of this lane are known to be on their way.
+    """
+    if not waiting:
+        return WaitUntil(math.inf)
+    crew = board(waiting, now, rules)
+    if is_full(crew, rules):
+        return Take(crew, Reason.FULL)
+    if now < free_at:
+        return WaitUntil(free_at)  # departing earlier would end no earlier, and end with fewer
+    if coming <= 0:
+        return Take(crew, Reason.IDLE)
+    overdue_at = min(item.arrived for item in crew) + rules.max_wait_s
+    if now >= overdue_at:
+        return Take(crew, Reason.OVERDUE)
+    return WaitUntil(overdue_at)
+
+
+def is_full(crew: Sequence[Waiting], rules: Rules) -> bool:
+    """Whether one more as large as the largest would be too many."""
+    if len(crew) >= rules.max_batch_size:
+        return True
+    largest = max(item.size for item in crew)
+    return rules.max_batch_cost is not None and (len(crew) + 1) * largest > rules.max_batch_cost
+
+
+def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]:
+    """Who would depart now: the leader, then by urgency, and within the last urgency that fits only in part, alike."""
+    ordered = sorted(waiting, key=lambda item: (_urgency(item, now, rules), item.position, item.id))
+    leader = ordered[0]
+    crew: list[Waiting] = []
+    rank = _urgency(leader, now, rules)
+    group: list[Waiting] = []
+    for item in ordered:
+        if item.shape != leader.shape:
+            continue
+        urgency = _urgency(item, now, rules)
+        if urgency != rank:
+            crew = _admit(crew, group, leader, rules)
+            if len(crew) >= rules.max_batch_size:
+                return crew
+            rank, group = urgency, []
+        group.append(item)
+    return _admit(crew, group, leader, rules)
+
+
+def _urgency(item: Waiting, now: float, rules: Rules) -> int:
+    if item.priority == 0:
+        return 0
+    return max(0, item.priority - int((now - item.arrived) / rules.ageing_s))
+
+
+def _admit(crew: list[Waiting], group: list[Waiting], leader: Waiting, rules: Rules) -> list[Waiting]:
+    """The crew with as many of this group (all of one urgency, oldest first) as fit."""
+    if not group:
+        return crew
+    places = rules.max_batch_size - len(crew)
+    if len(group) <= places and rules.max_batch_cost is None:
+        return crew + group
+    if not crew:  # the leader's own group: the best run of like sizes around it
+        by_size = sorted(group, key=lambda item: (item.size, item.position, item.id))
+        sizes = [item.size for item in by_size]
+        if sizes[0] == sizes[-1]:
+            by_size, at = group, 0
+        else:
+            at = by_size.index(leader)
+        run = cost.alike(sizes, at, at_most=places, budget=rules.max_batch_cost)
+        return [by_size[index] for index in run]
+    chosen = list(crew)
+    largest = max(item.size for item in chosen)
+    for item in sorted(group, key=lambda item: (abs(item.size - leader.size), item.position, item.id)):
+        if len(chosen) >= rules.max_batch_size:
+            break
+        heavier = max(largest, item.size)
+        if rules.max_batch_cost is None or (len(chosen) + 1) * heavier <= rules.max_batch_cost:
+            chosen.append(item)
+            largest = heavier
+    return chosen

@@ -1,0 +1,183 @@
+"""The batching decision: what holds for every history of arrivals, and the cases that name it."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batching import cost
+from batching.lane import Lane
+from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, decide
+
+RULES = Rules(max_batch_size=4, max_wait_s=0.005)
+
+
+def waiting(
+    name: str, *, arrived: float = 0.0, priority: int = 5, size: int = 1, shape: str | None = None, position: int = 0
+) -> Waiting:
+    return Waiting(id=name, priority=priority, position=position, size=size, shape=shape, arrived=arrived)
+
+
+def names(decision: object) -> list[str]:
+    assert isinstance(decision, Take)
+    return [item.id for item in decision.items]
+
+
+def test_an_idle_device_takes_a_lone_prediction_at_once() -> None:
+    decision = decide([waiting("a")], 0.0, free_at=0.0, coming=0, rules=RULES)
+    assert decision == Take([waiting("a")], Reason.IDLE)
+
+
+def test_it_waits_for_mates_known_to_be_coming_but_not_past_max_wait() -> None:
+    early = decide([waiting("a")], 0.001, free_at=0.0, coming=3, rules=RULES)
+    late = decide([waiting("a")], 0.005, free_at=0.0, coming=3, rules=RULES)
+    assert early == WaitUntil(0.005)
+    assert late == Take([waiting("a")], Reason.OVERDUE)
+
+
+def test_a_busy_device_lets_the_batch_grow_until_it_will_be_free() -> None:
+    assert decide([waiting("a")], 1.0, free_at=2.0, coming=0, rules=RULES) == WaitUntil(2.0)
+
+
+def test_a_full_batch_departs_even_while_the_device_is_busy() -> None:
+    full = [waiting(name) for name in "abcd"]
+    assert names(decide(full, 0.0, free_at=math.inf, coming=0, rules=RULES)) == ["a", "b", "c", "d"]
+
+
+def test_priority_zero_boards_first_and_the_rest_by_age() -> None:
+    crowd = [waiting(f"old{i}", position=i) for i in range(4)] + [waiting("urgent", priority=0, position=9)]
+    assert names(decide(crowd, 0.0, free_at=0.0, coming=0, rules=RULES)) == ["urgent", "old0", "old1", "old2"]
+
+
+def test_waiting_turns_a_low_priority_into_a_high_one() -> None:
+    patient = waiting("patient", priority=9, arrived=0.0, position=1)
+    fresh = [waiting(f"fresh{i}", priority=0, arrived=9.0, position=2 + i) for i in range(8)]
+    assert "patient" not in names(decide([patient, *fresh], 8.0, free_at=0.0, coming=0, rules=RULES))
+    assert "patient" in names(decide([patient, *fresh], 9.0, free_at=0.0, coming=0, rules=RULES))
+
+
+def test_shapes_never_share_a_batch() -> None:
+    mixed = [
+        waiting("a", shape="8", position=1),
+        waiting("b", shape="9", position=2),
+        waiting("c", shape="8", position=3),
+    ]
+    assert names(decide(mixed, 0.0, free_at=0.0, coming=0, rules=RULES)) == ["a", "c"]
+
+
+def test_like_sizes_travel_together_and_the_oldest_always_travels() -> None:
+    sizes = [100, 3, 98, 2, 101, 4, 99, 1]
+    crowd = [waiting(str(size), size=size, position=index) for index, size in enumerate(sizes)]
+    assert sorted(names(decide(crowd, 0.0, free_at=0.0, coming=0, rules=RULES)), key=int) == ["98", "99", "100", "101"]
+
+
+def test_a_batch_is_cut_by_its_padded_cost() -> None:
+    rules = Rules(max_batch_size=32, max_wait_s=0.005, max_batch_cost=100)
+    crowd = [waiting(str(index), size=30, position=index) for index in range(10)]
+    assert names(decide(crowd, 0.0, free_at=math.inf, coming=0, rules=rules)) == ["0", "1", "2"]
+
+
+def test_one_item_over_the_budget_travels_alone() -> None:
+    rules = Rules(max_batch_size=32, max_wait_s=0.005, max_batch_cost=100)
+    crowd = [waiting("huge", size=500, position=0), waiting("small", size=1, position=1)]
+    assert names(decide(crowd, 0.0, free_at=0.0, coming=0, rules=rules)) == ["huge"]
+
+
+def test_an_id_that_is_held_is_not_taken_in_twice() -> None:
+    lane = Lane(RULES, limit=8)
+    assert lane.offer([waiting("a"), waiting("a")]) == ["a"]
+    assert names(lane.decide(0.0, 0.0)) == ["a"]
+    assert lane.offer([waiting("a")]) == []
+    lane.forget(["a"])
+    assert lane.offer([waiting("a")]) == ["a"]
+
+
+arrivals = st.lists(
+    st.builds(
+        lambda gap, priority, size, shape: (gap, priority, size, shape),
+        st.sampled_from([0.0, 0.0, 0.0005, 0.003, 0.02, 1.5]),
+        st.integers(0, 9),
+        st.integers(0, 60),
+        st.sampled_from([None, "2", "3"]),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    arrivals=arrivals,
+    max_batch_size=st.integers(1, 9),
+    max_batch_cost=st.none() | st.integers(1, 200),
+    device_s=st.sampled_from([0.0, 0.001, 0.01]),
+    coming=st.integers(0, 2),
+)
+def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
+    arrivals: list[tuple[float, int, int, str | None]],
+    max_batch_size: int,
+    max_batch_cost: int | None,
+    device_s: float,
+    coming: int,
+) -> None:
+    rules = Rules(max_batch_size=max_batch_size, max_wait_s=0.005, max_batch_cost=max_batch_cost)
+    lane = Lane(rules, limit=10_000)
+    clock = 0.0
+    pending = []
+    for index, (gap, priority, size, shape) in enumerate(arrivals):
+        clock += gap
+        item = waiting(str(index), arrived=clock, priority=priority, size=size, shape=shape, position=index)
+        pending.append(item)
+    seen: list[str] = []
+    now, free_at = 0.0, 0.0
+    while pending or len(lane):
+        while pending and pending[0].arrived <= now:
+            lane.offer([pending.pop(0)], coming=coming)
+        before = lane_items(lane)
+        decision = lane.decide(now, free_at)
+        if isinstance(decision, WaitUntil):
+            # No decision waits for anything but an arrival, the device, or its own deadline.
+            wake = min([decision.at, *(item.arrived for item in pending[:1])])
+            assert wake > now
+            if before and now >= free_at:
+                assert coming > 0
+                assert now < min(item.arrived for item in before) + rules.max_wait_s
+            now = wake
+            continue
+        ids = [item.id for item in decision.items]
+        sizes = [item.size for item in decision.items]
+        assert 1 <= len(ids) <= max_batch_size
+        assert len({item.shape for item in decision.items}) == 1
+        if max_batch_cost is not None and len(ids) > 1:
+            assert cost.padded(sizes) <= max_batch_cost
+        leader = min(before, key=lambda item: (urgency(item, now), item.position))
+        assert leader.id in ids
+        seen += ids
+        free_at = max(now, free_at) + device_s
+    assert sorted(seen, key=int) == [str(index) for index in range(len(arrivals))]
+
+
+def lane_items(lane: Lane) -> list[Waiting]:
+    return list(lane._waiting.values())
+
+
+def urgency(item: Waiting, now: float) -> int:
+    return max(0, item.priority - int(now - item.arrived))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "leader", "at_most", "budget", "expected"),
+    [
+        pytest.param([5], 0, 8, None, range(0, 1), id="alone"),
+        pytest.param([1, 1, 9, 9], 0, 2, None, range(0, 2), id="the like side wins"),
+        pytest.param([1, 5, 6, 7], 1, 3, None, range(1, 4), id="less padding wins"),
+        pytest.param([4, 4, 4, 4], 3, 8, 8, range(2, 4), id="the budget cuts"),
+        pytest.param([1, 50], 0, 8, 10, range(0, 1), id="a mate too large stays"),
+        pytest.param([50], 0, 8, 10, range(0, 1), id="over the budget alone"),
+        pytest.param([0, 0, 0], 1, 2, 1, range(0, 2), id="nothing costs nothing"),
+    ],
+)
+def test_the_best_run_of_like_sizes(
+    sizes: list[int], leader: int, at_most: int, budget: int | None, expected: range
+) -> None:
+    assert cost.alike(sizes, leader, at_most=at_most, budget=budget) == expected

@@ -1,0 +1,138 @@
+"""The worker of one device: `headway worker`.
+
+This process takes hints from Redis, claims rows, and writes results; it never imports torch. Each model version runs
+in device processes of its own (`workers.device`), loaded and warm before the first hint is fetched.
+"""
+
+import logging
+import os
+import platform
+import threading
+import time
+
+import prometheus_client
+
+from headway import logs
+from headway.clock import new_id
+from headway.manifest import Found, scan
+from headway.settings import Settings
+from storage.engine import Database
+from storage.models import Models
+from storage.predictions import Predictions
+from storage.workers import Workers
+from workers.claims import Claims
+from workers.finisher import Finisher
+from workers.heartbeat import Heartbeat
+from workers.intake import Intake
+from workers.publisher import Publisher
+from workers.serving import Serving
+from workers.stragglers import Stragglers
+
+log = logging.getLogger(__name__)
+
+#: Seconds a stopping worker gives the device for what it has begun.
+DRAIN_S = 10.0
+
+
+def main(
+    settings: Settings, *, device: str, worker_id: str | None = None, node: str | None = None, metrics_port: int | None
+) -> int:
+    """Serves until SIGTERM or SIGINT, then drains. `node`: the name Flower shows."""
+    logs.configure("worker")
+    worker_id = worker_id or new_id()
+    database = Database.open(settings.database_url)
+    workers, models, predictions = Workers(database), Models(database), Predictions(database)
+    workers.register(worker_id, device, platform.node(), os.getpid())
+    publisher = Publisher(settings.redis_url)
+    finisher = Finisher(predictions, publisher)
+    claims = Claims()
+    loading = threading.BoundedSemaphore(os.cpu_count() or 1)
+    intake: Intake | None = None
+    servings: list[Serving] = []
+    heartbeat = Heartbeat(
+        worker_id=worker_id,
+        workers=workers,
+        predictions=predictions,
+        claims=claims,
+        publisher=publisher,
+        served=lambda: [serving.served() for serving in servings],
+    )
+    heartbeat.start()
+    if metrics_port:
+        prometheus_client.start_http_server(metrics_port, addr="127.0.0.1")
+
+    for found in scan(settings.models):
+        register(models, worker_id, device, found)
+        if found.manifest is None or found.error is not None:
+            continue
+        servings.append(
+            Serving(
+                found,
+                found.manifest,
+                worker_id=worker_id,
+                device=device,
+                models=models,
+                predictions=predictions,
+                claims=claims,
+                finisher=finisher,
+                publisher=publisher,
+                loading=loading,
+                on_ended=lambda ended, ids: intake.ended(ended, ids) if intake is not None else None,
+            )
+        )
+    for serving in servings:
+        serving.start()
+    loaded = [serving for serving in servings if serving.wait_loaded()]
+
+    intake = Intake(
+        {line: serving.window for serving in loaded for line in serving.window.lines}, settings.redis_url, publisher
+    )
+    stragglers = Stragglers([serving.window for serving in loaded], predictions)
+    stragglers.start()
+    log.info("serving %d model versions on %s", len(loaded), device, extra={"worker_id": worker_id})
+    consume(intake, node or f"{device.replace(':', '')}@{platform.node()}")
+
+    log.info("draining")
+    deadline = time.monotonic() + DRAIN_S
+    stragglers.close()
+    for serving in servings:
+        waiting = serving.window.close()
+        publisher.requeue(
+            (line, item.priority, hint) for item in waiting for line, hint in [serving.window.hint_of(item)]
+        )
+    for serving in servings:
+        serving.drain(deadline)
+    if not finisher.close(max(1.0, deadline - time.monotonic())):
+        log.error("not every result was written; their claims will be given back")
+    intake.close()
+    publisher.close()
+    heartbeat.close()
+    workers.retire(worker_id)
+    database.close()
+    return 0
+
+
+def register(models: Models, worker_id: str, device: str, found: Found) -> None:
+    """A version as it was found, or why it cannot be served."""
+    models.register(found)
+    if found.error is not None:
+        log.error("%s@%s cannot be served: %s", found.model, found.version, found.error)
+        models.place(worker_id, device, found.model, found.version, "failed", reason=found.error)
+
+
+def consume(intake: Intake, node: str) -> None:
+    """Celery's event loop, until a signal ends it."""
+    app = intake.celery_app()
+    worker = app.Worker(
+        hostname=node,
+        pool="solo",
+        loglevel=logging.WARNING,
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        events=True,
+    )
+    try:
+        worker.start()
+    except SystemExit:
+        log.debug("celery's loop has ended")  # how Celery reports a signal to a program that embeds it

@@ -1,0 +1,263 @@
+"""From Celery messages to windows.
+
+A line is a Celery queue, a message an envelope of hints. Celery keeps the connection, reconnects, answers `inspect` and
+tells Flower; what it would do with a task we do ourselves: a Strategy puts the hints into their window and
+acknowledges. What Redis hands out is bounded by the windows: a line whose window is full is left out of the next BRPOP.
+
+Envelopes are acknowledged at once: SQL is the truth, so there is nothing in Redis worth holding on to, and a channel
+that closes then has nothing to put back that is still in a window.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import redis
+from celery import Celery, Task
+from kombu import Exchange, Queue
+
+from batching.policy import Waiting
+from headway import broker
+from headway.broker import Envelope
+from headway.clock import new_id
+from headway.notices import Ended
+from headway.states import Status
+from workers.publisher import Publisher
+from workers.window import Window
+
+log = logging.getLogger(__name__)
+
+_BELL_TASK = "headway.bell"
+#: Every so many fetches the line that has waited longest goes first, so that no priority step starves another.
+_FAIR_EVERY = 10
+
+
+@dataclass(slots=True)
+class Ticket:
+    """An envelope until its last id is done; then Flower hears of it."""
+
+    id: str
+    line: str
+    total: int
+    left: int
+    received: float  # wall clock, seconds, as Celery's events want it
+    succeeded: int = 0
+    failed: int = 0
+
+
+class Intake:
+    """The Celery side of a worker."""
+
+    def __init__(self, windows: Mapping[str, Window], redis_url: str, publisher: Publisher) -> None:
+        """`windows` by line."""
+        self._windows = windows
+        self._publisher = publisher
+        self._redis_url = redis_url
+        self._tickets: dict[str, Ticket] = {}  # by prediction id
+        self._tickets_lock = threading.Lock()
+        self._consumer: Any = None  # Celery's, anew after each reconnect
+        self._bell = _Bell(redis_url)
+        self._order = LineOrder(self._accepts)
+        for window in set(windows.values()):
+            window.on_room = self._on_room
+
+    def celery_app(self) -> Celery:
+        """An app that consumes our lines, and the doorbell."""
+        app = Celery("headway", set_as_current=False)
+        app.conf.update(broker.celery_config(self._redis_url))
+        order = self._order
+        app.conf.broker_transport_options = {
+            **app.conf.broker_transport_options,
+            "queue_order_strategy": lambda: order,
+        }
+        direct = Exchange("", type="direct")
+        app.conf.task_queues = [
+            Queue(name, direct, routing_key=name, no_declare=True) for name in [self._bell.key, *self._windows]
+        ]
+        app.conf.task_default_queue = self._bell.key
+        app.conf.worker_prefetch_multiplier = 0  # no limit: the windows are the limit
+        app.register_task(_task(broker.TASK, self._strategy))
+        app.register_task(_task(_BELL_TASK, _ignore))
+        return app
+
+    def ended(self, ended: dict[str, Ended], ids: Sequence[str]) -> None:
+        """These have left the worker, terminal (`ended`) or handed back. From any thread."""
+        complete = []
+        with self._tickets_lock:
+            for id_ in ids:
+                ticket = self._tickets.pop(id_, None)
+                if ticket is None:
+                    continue
+                ticket.left -= 1
+                if id_ in ended:
+                    if ended[id_].status is Status.SUCCEEDED:
+                        ticket.succeeded += 1
+                    else:
+                        ticket.failed += 1
+                if ticket.left == 0:
+                    complete.append(ticket)
+        consumer = self._consumer
+        if complete and consumer is not None and consumer.hub is not None:
+            consumer.hub.call_soon(self._tell, complete)
+
+    def close(self) -> None:
+        self._consumer = None
+        self._bell.close()
+
+    # ── on the thread of Celery's event loop ──────────────────────────────────────────────────────────────────
+
+    def _strategy(self, task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+        self._consumer = consumer
+
+        def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> None:
+            # A KeyError that leaves here reads as a lost connection to kombu: nothing may leave here.
+            try:
+                self._receive(message.body, str(message.headers.get("id", "")))
+            except msgspec.DecodeError as error:
+                log.warning("a message that is no envelope was dropped: %s", error)
+            except Exception:
+                log.exception("an envelope was dropped")
+            finally:
+                message.ack()
+
+        return receive
+
+    def _receive(self, body: bytes | str, id_: str) -> None:
+        envelope = broker.decode_body(body)
+        window = self._windows.get(envelope.line)
+        if window is None:
+            log.warning("hints for a line not served here were dropped: %s", envelope.line[:200])
+            return
+        if not window.open:  # stopping: these came in with the last answer of a fetch
+            self._publisher.requeue((envelope.line, priority, hint) for priority, hint in envelope.hints())
+            return
+        with self._tickets_lock:  # before the first of them can end
+            new = window.offer(_waiting(envelope), coming=envelope.coming)
+            ticket = Ticket(id_ or new_id(), envelope.line, len(new), len(new), time.time())
+            self._tickets.update(dict.fromkeys(new, ticket))
+
+    def _accepts(self, line: str) -> bool:
+        window = self._windows.get(line)
+        return window is None or window.accepting
+
+    def _on_room(self) -> None:
+        """A full window has room again. From any thread."""
+        consumer = self._consumer
+        if consumer is not None and consumer.hub is not None:
+            consumer.hub.call_soon(self._resume, consumer)
+
+    def _resume(self, consumer: Any) -> None:
+        """The next turn of the loop fetches again; a fetch under way that leaves this line out is ended by the bell."""
+        channel = getattr(consumer.task_consumer, "channel", None)
+        if channel is not None and channel._in_poll is not None and self._order.left_out:
+            self._bell.ring()
+
+    def _tell(self, complete: Iterable[Ticket]) -> None:
+        dispatcher = getattr(self._consumer, "event_dispatcher", None)
+        if dispatcher is None or not dispatcher.enabled:
+            return
+        for ticket in complete:
+            model, version, _ = broker.parse_line(ticket.line)
+            now = time.time()
+            dispatcher.send(
+                "task-succeeded",
+                uuid=ticket.id,
+                name=broker.TASK,
+                args=f"('{model}@{version} ×{ticket.total}',)",
+                kwargs="{}",
+                received=ticket.received,
+                started=ticket.received,
+                runtime=now - ticket.received,
+                result=f"{ticket.succeeded} ok, {ticket.failed} failed",
+                retries=0,
+                root_id=ticket.id,
+                queue=ticket.line,
+            )
+
+
+class LineOrder:
+    """Which lines the next BRPOP asks, and in which order: kombu's queue cycle.
+
+    Most urgent step first, in turn within a step; every tenth time whoever waited longest. Full windows are left out.
+    """
+
+    def __init__(self, accepts: Callable[[str], bool]) -> None:
+        self._accepts = accepts
+        self._names: list[str] = []
+        self._last_served: dict[str, int] = {}
+        self._fetches = 0
+        self.left_out = False  # whether the last fetch passed a line over
+
+    def update(self, names: Iterable[str]) -> None:
+        self._names = list(names)
+
+    def consume(self, count: int) -> list[str]:
+        self._fetches += 1
+        asked = [name for name in self._names if self._accepts(name)]
+        self.left_out = len(asked) < len(self._names)
+        if self._fetches % _FAIR_EVERY == 0:
+            return sorted(asked, key=self._served)
+        return sorted(asked, key=lambda name: (_step(name), self._served(name)))
+
+    def rotate(self, last_used: str) -> str:
+        self._last_served[last_used] = self._fetches
+        return last_used
+
+    def _served(self, name: str) -> int:
+        return self._last_served.get(name, 0)
+
+
+class _Bell:
+    """A list of this worker's own that is always fetched from: a message in it ends a BRPOP under way."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.key = f"headway.bell.{new_id()}"
+        self._redis = redis.Redis.from_url(redis_url, socket_timeout=1, socket_connect_timeout=1)
+        self._message = broker.message(_BELL_TASK, self.key, [])
+
+    def ring(self) -> None:
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.lpush(self.key, self._message)
+                pipe.expire(self.key, 60)
+                pipe.execute()
+        except redis.RedisError as error:
+            log.debug("the bell did not ring: %s", error)  # the fetch under way ends by itself within a second
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+def _waiting(envelope: Envelope) -> list[Waiting]:
+    now = time.monotonic()
+    return [
+        Waiting(
+            id=hint.id,
+            priority=priority,
+            position=hint.position,
+            size=hint.size,
+            shape=hint.shape,
+            arrived=now,
+        )
+        for priority, hint in envelope.hints()
+    ]
+
+
+def _step(name: str) -> int:
+    """The doorbell before everything."""
+    return broker.parse_line(name)[2] if name.startswith(broker.PREFIX) else -1
+
+
+def _task(name: str, strategy: Callable[..., Callable[..., None]]) -> Task:
+    def run(self: Task, *args: Any) -> None:
+        raise RuntimeError(f"{name} is taken by its Strategy and never run as a task")
+
+    return type("HeadwayTask", (Task,), {"name": name, "run": run, "Strategy": staticmethod(strategy)})()
+
+
+def _ignore(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+    return lambda message, *args, **kwargs: message.ack()

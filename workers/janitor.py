@@ -1,0 +1,140 @@
+"""What others left behind: dead workers' claims, lost hints, expired rows.
+
+A plain loop, every two seconds. Every step is idempotent and skips locked rows, so several janitors do each other no
+harm; a lease row keeps all but one of them from doing the same work twice. Nothing here depends on wall clocks of
+different machines: a worker is dead when its beat stands still on this process's own monotonic clock.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+
+from headway import broker
+from headway.clock import new_id
+from headway.errors import StorageUnavailable
+from headway.types import Hint
+from storage.engine import Database
+from storage.models import Models
+from storage.predictions import GivenBack, Predictions
+from storage.workers import Workers
+from workers.marks import Marks
+from workers.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 2.0
+#: A worker whose beat stood still this long is dead …
+_DEAD_AFTER_S = 15.0
+#: … if it was looked at this often meanwhile. A gap (a pause of ours, a database away) starts the count again.
+_GAP_S = 3.0
+#: Hints published for one line in one pass, at most.
+_RECOVER_AT_MOST = 100_000
+_PAGE = 5_000
+_LEASE_S = 10.0
+
+
+class Janitor:
+    """`step` does one pass; `run` one every two seconds until stopped."""
+
+    def __init__(
+        self,
+        database: Database,
+        client: "redis.Redis",
+        publisher: Publisher,
+        *,
+        marks: Marks | None = None,
+        dead_after_s: float = _DEAD_AFTER_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._predictions = Predictions(database)
+        self._workers = Workers(database)
+        self._models = Models(database)
+        self._redis = client
+        self._publisher = publisher
+        self._marks = marks or Marks()
+        self._dead_after_s = dead_after_s
+        self._clock = clock
+        self._id = new_id()
+        self._beats: dict[str, tuple[int, float]] = {}  # worker → (beat, since when it stands there)
+        self._looked_at = -1e9
+
+    def run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(PERIOD_S):
+            try:
+                if self._workers.hold_lease("janitor", self._id, _LEASE_S):
+                    self.step()
+            except StorageUnavailable as error:
+                log.warning("sql is away, the janitor waits: %s", error)
+
+    def step(self) -> None:
+        """One pass over everything. Raises StorageUnavailable."""
+        self._bury_workers()
+        self._give_back()
+        self._expire()
+        self._recover_hints()
+
+    def _bury_workers(self) -> None:
+        now = self._clock()
+        if now - self._looked_at > _GAP_S:
+            self._beats.clear()
+        self._looked_at = now
+        beats = self._workers.beats()
+        self._beats = {worker: seen for worker, seen in self._beats.items() if worker in beats}
+        for worker, beat in beats.items():
+            seen, since = self._beats.setdefault(worker, (beat, now))
+            if seen != beat:
+                self._beats[worker] = (beat, now)
+            elif now - since >= self._dead_after_s and self._workers.mark_dead(worker, beat):
+                log.warning("a worker is dead", extra={"worker_id": worker, "beat": beat})
+
+    def _give_back(self) -> None:
+        while True:
+            given = self._predictions.give_back_dead()
+            self._announce(given)
+            if not given.queued and not given.ended:
+                break
+            log.warning("%d predictions of dead workers are queued again", len(given.queued))
+        self._workers.forget_dead()
+
+    def _announce(self, given: GivenBack) -> None:
+        self._publisher.ended(given.ended)
+        self._publisher.requeue(given.queued)
+
+    def _expire(self) -> None:
+        while expired := self._predictions.expire():
+            self._publisher.ended(expired)
+
+    def _recover_hints(self) -> None:
+        """Republish what has left Redis without being claimed."""
+        with contextlib.suppress(redis.RedisError):  # away: nothing to compare, and nothing to publish to
+            now = self._clock()
+            for version in self._models.all():
+                for line in broker.lines(version.model, version.version):
+                    if (mark := self._marks.due(line, now)) is not None:
+                        self._recover(line, mark)
+                    self._marks.note(line, now, self._mark(line))
+
+    def _mark(self, line: str) -> int:
+        """The position of the oldest hint in Redis; where there is none, two seconds before now."""
+        database_now = self._predictions.now()
+        oldest = self._redis.lindex(line, -1)
+        if oldest is None:
+            return database_now - int(PERIOD_S * 1e6)
+        assert isinstance(oldest, bytes)
+        position = broker.position_of(oldest)
+        return database_now - int(PERIOD_S * 1e6) if position is None else position
+
+    def _recover(self, line: str, mark: int) -> None:
+        lost: list[tuple[int, Hint]] = self._predictions.oldest_queued(line, _RECOVER_AT_MOST, before=mark)
+        if not lost:
+            return
+        log.warning("%d hints had left redis unclaimed: published again", len(lost), extra={"line": line})
+        # Oldest at the very head: pages are pushed youngest page first.
+        for start in range((len(lost) - 1) // _PAGE * _PAGE, -1, -_PAGE):
+            messages = [wire for _, wire in broker.envelopes(line, lost[start : start + _PAGE], at_most=64)]
+            self._redis.rpush(line, *messages[::-1])
+        self._marks.forget(line)

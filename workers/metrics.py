@@ -1,0 +1,62 @@
+"""The worker's Prometheus series, and the few functions that move them."""
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Histogram
+
+from batching.policy import Reason
+from headway.notices import Ended
+from headway.types import Claimed, Outcome
+
+_VERSION = ("model", "version")
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+#: How large micro-batches are. Small while the backlog is deep: max_batch_size, max_batch_cost or unlike sizes bind.
+BATCH_SIZE = Histogram(
+    "headway_batch_size", "Predictions in a micro-batch.", _VERSION, buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+)
+#: Why they departed. Mostly `overdue`: max_wait_ms is too short for how requests arrive.
+DEPARTURES = Counter("headway_batch_departures_total", "Micro-batches formed, by reason.", (*_VERSION, "reason"))
+#: Time in this worker's window. Grows with the device's business only; otherwise it stays under max_wait_ms.
+WINDOW_SECONDS = Histogram("headway_window_seconds", "Wait between intake and departure.", _VERSION, buckets=_SECONDS)
+#: What the device takes for one micro-batch.
+PREDICT_SECONDS = Histogram("headway_predict_seconds", "Device time of a micro-batch.", _VERSION, buckets=_SECONDS)
+#: From acceptance to the claim. Grows when there are too few devices.
+QUEUE_SECONDS = Histogram("headway_queue_seconds", "Wait between acceptance and claim.", _VERSION, buckets=_SECONDS)
+#: How predictions ended; `status` is the terminal one.
+ENDED = Counter("headway_predictions_ended_total", "Predictions that became terminal here.", (*_VERSION, "status"))
+#: Hints whose row was not to be had any more. A few are normal after a recovery.
+DEAD_HINTS = Counter("headway_dead_hints_total", "Hints that could not be claimed.", _VERSION)
+#: Device processes that died or hung. Any steady rate: look at the log for the model's crash.
+DEVICE_DEATHS = Counter("headway_device_deaths_total", "Device processes that died or were killed.", _VERSION)
+
+Version = tuple[str, str]
+
+
+def formed(version: Version, reason: Reason, waits: Sequence[float]) -> None:
+    DEPARTURES.labels(*version, reason.value).inc()
+    histogram = WINDOW_SECONDS.labels(*version)
+    for wait in waits:
+        histogram.observe(wait)
+
+
+def computed(version: Version, outcomes: Sequence[Outcome]) -> None:
+    BATCH_SIZE.labels(*version).observe(len(outcomes))
+    PREDICT_SECONDS.labels(*version).observe(max(one.predict_us for one in outcomes) / 1e6)
+
+
+def finished(version: Version, rows: Sequence[Claimed], ended: dict[str, Ended]) -> None:
+    queue_seconds = QUEUE_SECONDS.labels(*version)
+    for row in rows:
+        if row.id in ended:
+            queue_seconds.observe((row.started_at - row.created_at) / 1e6)
+    for one in ended.values():
+        ENDED.labels(*version, one.status.label).inc()
+
+
+def dead_hints(version: Version, count: int) -> None:
+    DEAD_HINTS.labels(*version).inc(count)
+
+
+def device_deaths(version: Version) -> None:
+    DEVICE_DEATHS.labels(*version).inc()

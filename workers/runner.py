@@ -1,0 +1,388 @@
+"""One device process at work: take, claim, compute, finish.
+
+Two threads. *Feed* takes a micro-batch from the window when the device can begin one, claims its rows and sends them.
+*Device* owns the process: it loads the model, receives results, hands them to the finisher, and when the process dies
+gives its work back and starts another. At most two calls are in flight, so the device finds the next one waiting while
+the results of the last are written; nothing else is taken out of the window early.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from batching.policy import Waiting
+from headway.clock import new_id
+from headway.errors import ItemCode, StorageUnavailable
+from headway.notices import Ended
+from headway.types import Claimed, Outcome
+from storage.predictions import Finished, Predictions, Returned
+from workers import metrics
+from workers.claims import Claims
+from workers.executor import DeviceHung, DeviceLost, Executor, Loaded, LoadFailed, Reply
+from workers.finisher import Finisher, Settled, persist
+from workers.publisher import Publisher
+from workers.window import Window
+
+log = logging.getLogger(__name__)
+
+_IN_FLIGHT = 2
+#: Reloads made on suspicion may use this share of the time since the last one; those after a death are not counted.
+_RELOAD_SHARE = 0.1
+
+
+@dataclass(slots=True)
+class Call:
+    """One micro-batch on its way through the device process."""
+
+    id: int
+    rows: list[Claimed]
+    claims: dict[str, str]  # prediction id → claim id
+    second_try: bool = False  # every item had failed alone; run once more on a fresh process
+
+
+class Runner:
+    """One instance of a model version on this worker's device."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        window: Window,
+        make_executor: Callable[[], Executor],
+        predictions: Predictions,
+        claims: Claims,
+        finisher: Finisher,
+        publisher: Publisher,
+        loading: threading.Semaphore,
+        on_state: Callable[[str, str | None, Loaded | None], None],
+        on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
+    ) -> None:
+        """`loading` bounds how many models load at once.
+
+        `on_state(state, reason, loaded)`: loading, ready or failed. `on_ended(ended, ids)`: these ids have left this
+        worker, and those in `ended` became terminal.
+        """
+        self._worker_id = worker_id
+        self._window = window
+        self._make_executor = make_executor
+        self._predictions = predictions
+        self._claims = claims
+        self._finisher = finisher
+        self._publisher = publisher
+        self._loading = loading
+        self._on_state = on_state
+        self._on_ended = on_ended
+        self._labels = (window.model, window.version)
+
+        self._changed = threading.Condition()
+        self._executor: Executor | None = None  # None while none is ready
+        self._in_flight: deque[Call] = deque()
+        self._again: Call | None = None  # to be run first on the next process
+        self._calls = 0
+        self._stopping = False
+        self._first_load = threading.Event()
+        self.failed: str | None = None
+
+        # What the device's pace was, to know when it will be free.
+        self._began = 0.0  # when the oldest call in flight could begin
+        self._pace = math.nan  # seconds a call, moving average
+        self._lead = 0.003  # seconds from a take to the call being in the pipe, moving average
+        self._last_reload = -math.inf
+        self._load_seconds = math.inf
+
+        self._device_thread = threading.Thread(target=self._device, name=f"device {window.model}", daemon=True)
+        self._feed_thread = threading.Thread(target=self._feed, name=f"feed {window.model}", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The device process, while there is one."""
+        executor = self._executor
+        return None if executor is None else executor.pid
+
+    def start(self) -> None:
+        self._device_thread.start()
+        self._feed_thread.start()
+
+    def wait_loaded(self, timeout_s: float | None = None) -> bool:
+        """Until the first load has succeeded or failed."""
+        return self._first_load.wait(timeout_s)
+
+    def drain(self, deadline: float) -> None:
+        """Finish what the device has, up to `deadline` (monotonic), and hand back the rest, uncharged.
+
+        The window must be closed before.
+        """
+        self._feed_thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_flight, max(0.0, deadline - time.monotonic()))
+            self._stopping = True
+            executor, left = self._executor, list(self._in_flight)
+            if self._again is not None:
+                left.append(self._again)
+            self._executor = self._again = None
+            self._in_flight.clear()
+            self._changed.notify_all()
+        if executor is not None:
+            if left:
+                executor.kill()
+            else:
+                executor.close()
+        for call in left:
+            self._hand_back(call.rows, call.claims)
+        self._device_thread.join(5.0)
+
+    # ── feed ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _feed(self) -> None:
+        while (executor := self._await_slot()) is not None:
+            taken = self._window.take(self._free_at, abandon=lambda e=executor: self._executor is not e)  # type: ignore[misc]
+            if taken is None:
+                if not self._window.open:
+                    return
+                continue
+            began = time.monotonic()
+            rows, claims = self._claim(taken.items)
+            for call in self._split(rows, claims):
+                self._send(call)
+            self._lead += 0.2 * (time.monotonic() - began - self._lead)
+            metrics.formed(self._labels, taken.reason, [began - item.arrived for item in taken.items])
+
+    def _await_slot(self) -> Executor | None:
+        """Until a process is ready and has room; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._window.open or self._has_room())
+            return None if self._stopping or not self._window.open else self._executor
+
+    def _has_room(self) -> bool:
+        return self._executor is not None and len(self._in_flight) < _IN_FLIGHT
+
+    def _free_at(self) -> float:
+        """When the device could begin another call, less the time it takes to bring it there."""
+        if not self._in_flight:
+            return 0.0
+        return math.inf if math.isnan(self._pace) else self._began + self._pace - self._lead
+
+    def _claim(self, items: Sequence[Waiting]) -> tuple[list[Claimed], dict[str, str]]:
+        """The rows that are ours now, filled up from the window where some were not to be had."""
+        rows, claims = self._claim_some(items)
+        missing = len(items) - len(rows)
+        if missing:
+            metrics.dead_hints(self._labels, missing)
+            if mates := self._window.top_up([item for item in items if item.id in claims], missing):
+                more, their_claims = self._claim_some(mates)
+                rows, claims = rows + more, claims | their_claims
+        return rows, claims
+
+    def _claim_some(self, items: Sequence[Waiting]) -> tuple[list[Claimed], dict[str, str]]:
+        ids = [item.id for item in items]
+        pause = 0.05
+        while True:
+            claim = new_id()
+            self._claims.open(claim)
+            try:
+                rows = self._predictions.claim(claim, self._worker_id, ids, self._window.lines)
+                break
+            except StorageUnavailable as error:
+                self._claims.drop(claim)
+                if self._stopping or not self._window.open:
+                    rows = []
+                    break
+                log.warning("sql is away, a claim waits: %s", error)
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+        if claim in self._claims:
+            self._claims.hold(claim, [row.id for row in rows])
+        got = {row.id: claim for row in rows}
+        not_ours = [id_ for id_ in ids if id_ not in got]
+        self._window.forget(not_ours)
+        self._on_ended({}, not_ours)
+        return rows, got
+
+    def _split(self, rows: list[Claimed], claims: dict[str, str]) -> list[Call]:
+        """Calls by the company each row may keep after what it has been through."""
+        few = max(1, self._window.max_batch_size // 8)
+        free = [row for row in rows if row.losses == 0]
+        wary = [row for row in rows if row.losses == 1]
+        parts = [free] if free else []
+        parts += [wary[at : at + few] for at in range(0, len(wary), few)]
+        parts += [[row] for row in rows if row.losses >= 2]
+        calls = []
+        for part in parts:
+            self._calls += 1
+            calls.append(Call(self._calls, part, {row.id: claims[row.id] for row in part}))
+        return calls
+
+    def _send(self, call: Call) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._has_room())
+            executor = None if self._stopping else self._executor
+            if executor is not None:
+                if not self._in_flight:
+                    self._began = time.monotonic()
+                self._in_flight.append(call)
+                self._changed.notify_all()
+        if executor is None:
+            self._hand_back(call.rows, call.claims)
+            return
+        try:
+            executor.submit(call.id, [(row.id, row.body) for row in call.rows])
+        except DeviceLost:
+            log.debug("the device process died before call %d reached it", call.id)  # its thread gives the call back
+
+    # ── device ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _device(self) -> None:
+        pause = 0.2
+        while not self._stopping:
+            executor = self._make_executor()
+            self._on_state("loading", None, None)
+            try:
+                with self._loading:
+                    loaded = executor.load()
+            except LoadFailed as error:
+                executor.kill()
+                self._on_state("failed", str(error), None)
+                if not self._first_load.is_set():
+                    self.failed = str(error)
+                    self._first_load.set()
+                    return
+                log.error("%s@%s does not load any more: %s", *self._labels, error)
+                self._pause(pause)
+                pause = min(pause * 2, 30.0)
+                continue
+            self._load_seconds = loaded.seconds
+            self._on_state("ready", None, loaded)
+            self._first_load.set()
+            served = self._receive_from(executor)
+            pause = 0.2 if served else min(pause * 2, 30.0)
+            if not served:
+                self._pause(pause)  # it loads and dies: do not spin
+
+    def _receive_from(self, executor: Executor) -> bool:
+        """Until this process is gone; whether it answered anything."""
+        served = False
+        with self._changed:
+            if self._stopping:
+                executor.close()
+                return True
+            self._executor = executor
+            again, self._again = self._again, None
+            if again is not None:
+                self._in_flight.append(again)
+                self._began = time.monotonic()
+            self._changed.notify_all()
+        try:
+            if again is not None:
+                executor.submit(again.id, [(row.id, row.body) for row in again.rows])
+            while True:
+                reply = executor.receive()
+                served = True
+                self._received(reply, executor)
+        except (DeviceLost, DeviceHung) as error:
+            self._lost(executor, error)
+        return served
+
+    def _received(self, reply: Reply, executor: Executor) -> None:
+        now = time.monotonic()
+        with self._changed:
+            if not self._in_flight or self._in_flight[0].id != reply.call_id:
+                return  # handed back while it was on its way: the fence would turn it away anyhow
+            call = self._in_flight.popleft()
+            took = now - self._began
+            self._began = now
+            self._pace = took if math.isnan(self._pace) else self._pace + 0.2 * (took - self._pace)
+            suspicious = self._suspicious(call, reply)
+            if suspicious:
+                call.second_try = True
+                self._again = call
+                self._last_reload = now
+            self._changed.notify_all()
+        self._window.wake()
+        if suspicious:
+            log.warning("%s@%s failed every item of a batch alone: once more on a fresh process", *self._labels)
+            executor.kill()
+        else:
+            self._settle(call, reply.outcomes)
+
+    def _suspicious(self, call: Call, reply: Reply) -> bool:
+        """All failed alone: is it the items or the process? A fresh one tells, where a reload can be afforded."""
+        return (
+            len(call.rows) > 1
+            and not call.second_try
+            and all(one.error is not None and one.error.code is ItemCode.MODEL_ERROR for one in reply.outcomes)
+            and self._load_seconds <= _RELOAD_SHARE * (time.monotonic() - self._last_reload)
+        )
+
+    def _settle(self, call: Call, outcomes: Sequence[Outcome]) -> None:
+        by_claim: dict[str, list[Outcome]] = defaultdict(list)
+        for outcome in outcomes:
+            by_claim[call.claims[outcome.id]].append(outcome)
+        parts = [
+            Finished(claim=claim, outcomes=part, settled=self._claims.settle(claim, [one.id for one in part]))
+            for claim, part in by_claim.items()
+        ]
+        metrics.computed(self._labels, outcomes)
+        ids = [row.id for row in call.rows]
+
+        def done(ended: dict[str, Ended]) -> None:
+            self._window.forget(ids)
+            metrics.finished(self._labels, call.rows, ended)
+            self._on_ended(ended, ids)
+
+        self._finisher.put(Settled(parts, done))
+
+    def _lost(self, executor: Executor, error: DeviceLost | DeviceHung) -> None:
+        with self._changed:
+            ours = self._executor is executor
+            calls = list(self._in_flight) if ours else []
+            if ours:
+                self._executor = None
+                self._in_flight.clear()
+            self._pace = math.nan
+            self._changed.notify_all()
+        self._window.wake()
+        executor.kill()
+        if not ours or (self._again is not None and not calls):
+            return
+        log.error("%s@%s: %s", *self._labels, error, extra={"calls": len(calls)})
+        metrics.device_deaths(self._labels)
+        if calls and self._again is None:
+            on_device = calls.pop(0)
+            code = ItemCode.EXECUTION_TIMEOUT if isinstance(error, DeviceHung) else ItemCode.WORKER_LOST
+            alone = len(on_device.rows) == 1
+            self._give_back(on_device.rows, on_device.claims, losses=2, charge=alone, code=code, message=str(error))
+        for waiting in calls:
+            self._hand_back(waiting.rows, waiting.claims)
+
+    def _hand_back(self, rows: Sequence[Claimed], claims: dict[str, str]) -> None:
+        self._give_back(rows, claims, losses=None, charge=False, code=ItemCode.WORKER_LOST, message="")
+
+    def _give_back(
+        self,
+        rows: Sequence[Claimed],
+        claims: dict[str, str],
+        *,
+        losses: int | None,
+        charge: bool,
+        code: ItemCode,
+        message: str,
+    ) -> None:
+        by_claim: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            by_claim[claims[row.id]].append(row.id)
+        for claim, ids in by_claim.items():
+            returned = [Returned(id=id_, losses=losses, charge=charge, code=code, message=message) for id_ in ids]
+            settled = self._claims.settle(claim, ids)
+            given = persist(lambda c=claim, r=returned, s=settled: self._predictions.give_back(c, r, s))  # type: ignore[misc]
+            self._window.forget(ids)
+            self._publisher.ended(given.ended)
+            self._publisher.requeue(given.queued)
+            self._on_ended(given.ended, ids)
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, seconds)

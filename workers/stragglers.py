@@ -1,0 +1,69 @@
+"""Rows that no hint brought: an idle window asks SQL itself.
+
+The janitor republishes what Redis has lost, ten seconds and more later. A device with nothing to do need not wait that
+long, nor for Redis to come back: it takes the oldest queued rows of its lines straight from SQL. This costs a read now
+and then, only while idle; a row that another worker's hint brings too is claimed by whoever comes first.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from batching.policy import Waiting
+from headway.errors import StorageUnavailable
+from storage.predictions import Predictions
+from workers.window import Window
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 0.5
+#: Younger rows have a hint on its way.
+_AGE_US = 1_000_000
+
+
+class Stragglers:
+    """One thread for all windows of a worker."""
+
+    def __init__(self, windows: Sequence[Window], predictions: Predictions) -> None:
+        self._windows = windows
+        self._predictions = predictions
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stragglers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_EVERY_S):
+            idle = [w for w in self._windows if w.empty and time.monotonic() - w.offered_at >= _EVERY_S]
+            try:
+                if idle:
+                    before = self._predictions.now() - _AGE_US
+                    for window in idle:
+                        self._ask(window, before)
+            except StorageUnavailable as error:
+                log.debug("sql is away: %s", error)
+
+    def _ask(self, window: Window, before: int) -> None:
+        for line in window.lines:
+            found = self._predictions.oldest_queued(line, window.max_batch_size, before=before)
+            if not found:
+                continue
+            now = time.monotonic()
+            window.offer(
+                Waiting(
+                    id=hint.id,
+                    priority=priority,
+                    position=hint.position,
+                    size=hint.size,
+                    shape=hint.shape,
+                    arrived=now,
+                )
+                for priority, hint in found
+            )
+            return

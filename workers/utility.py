@@ -1,0 +1,33 @@
+"""The utility worker: `headway utility`. It runs the janitor; any number may run."""
+
+import logging
+import signal
+import threading
+
+import redis
+
+from headway import logs
+from headway.settings import Settings
+from storage.engine import Database
+from workers.janitor import Janitor
+from workers.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+
+def main(settings: Settings) -> int:
+    """Until SIGTERM or SIGINT."""
+    logs.configure("utility")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    database = Database.open(settings.database_url)
+    publisher = Publisher(settings.redis_url)
+    client = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2)
+    try:
+        Janitor(database, client, publisher).run(stopping)
+    finally:
+        publisher.close()
+        client.close()
+        database.close()
+    return 0

@@ -1,0 +1,112 @@
+"""A lane shared by threads: intake offers, runners take.
+
+One condition guards it. Whoever changes something that could change a decision (an offer, a device that became free,
+a stop) calls `wake`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from batching.lane import Lane
+from batching.policy import Rules, Take, Waiting
+from headway import broker
+from headway.manifest import Manifest
+from headway.types import Hint
+
+
+class Window:
+    """The waiting predictions of one model version on this worker."""
+
+    def __init__(self, model: str, version: str, manifest: Manifest) -> None:
+        batching = manifest.batching
+        #: Two micro-batches keep a device busy; choosing alike mates needs more to choose from.
+        depth = 2 if batching.size == "none" else 8
+        self.model = model
+        self.version = version
+        self.lines = broker.lines(model, version)
+        self.max_batch_size = batching.max_batch_size
+        self.offered_at = 0.0  # monotonic; when a hint last came in
+        self._lane = Lane(
+            Rules(
+                max_batch_size=batching.max_batch_size,
+                max_wait_s=batching.max_wait_ms / 1000,
+                max_batch_cost=batching.max_batch_cost,
+            ),
+            limit=depth * batching.max_batch_size * manifest.instances,
+        )
+        self._changed = threading.Condition()
+        self.open = True
+        #: Called, outside the lock, when a window that was full has room again.
+        self.on_room: Callable[[], None] = lambda: None
+
+    @property
+    def accepting(self) -> bool:
+        """Whether intake should fetch more of these lines."""
+        return self.open and not self._lane.full
+
+    @property
+    def empty(self) -> bool:
+        return len(self._lane) == 0
+
+    @property
+    def room(self) -> int:
+        return self._lane.room
+
+    def offer(self, items: Iterable[Waiting], *, coming: int = 0) -> list[str]:
+        """The ids that were new here. A closed window takes nothing."""
+        with self._changed:
+            if not self.open:
+                return []
+            new = self._lane.offer(items, coming=coming)
+            self.offered_at = time.monotonic()
+            self._changed.notify_all()
+        return new
+
+    def take(self, free_at: Callable[[], float], abandon: Callable[[], bool]) -> Take | None:
+        """Blocks until the policy lets a batch depart; None once the window is closed or `abandon()` holds.
+
+        `free_at` and `abandon` are asked under the lock, at every wake.
+        """
+        with self._changed:
+            while True:
+                if not self.open or abandon():
+                    return None
+                was_full = self._lane.full
+                now = time.monotonic()
+                decision = self._lane.decide(now, free_at())
+                if isinstance(decision, Take):
+                    break
+                self._changed.wait(min(decision.at - now, threading.TIMEOUT_MAX))
+        if was_full and self.accepting:
+            self.on_room()
+        return decision
+
+    def top_up(self, crew: Sequence[Waiting], places: int) -> list[Waiting]:
+        with self._changed:
+            was_full = self._lane.full
+            mates = self._lane.top_up(crew, places, time.monotonic())
+        if was_full and self.accepting:
+            self.on_room()
+        return mates
+
+    def forget(self, ids: Iterable[str]) -> None:
+        with self._changed:
+            self._lane.forget(ids)
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> list[Waiting]:
+        """No more in, no more out; the answer is who was still waiting."""
+        with self._changed:
+            self.open = False
+            waiting = self._lane.drain()
+            self._changed.notify_all()
+        return waiting
+
+    def hint_of(self, item: Waiting) -> tuple[str, Hint]:
+        """(line, hint) to put an item back with."""
+        line = broker.line(self.model, self.version, item.priority)
+        return line, Hint(id=item.id, size=item.size, shape=item.shape, position=item.position)
