@@ -20,17 +20,15 @@ class Marks:
 
     def note(self, line: str, now: float, mark: int) -> None:
         """`now` in seconds, monotonic; `mark` a position in µs."""
-        noted = self._noted.setdefault(line, deque())
-        noted.append((now, mark))
-        # Only the newest one that is old enough is ever asked for.
-        while len(noted) > 1 and noted[1][0] <= now - self._patience_s:
-            noted.popleft()
+        self._noted.setdefault(line, deque()).append((now, mark))
 
     def due(self, line: str, now: float) -> int | None:
         """The mark as it was `patience_s` ago or longer: queued rows before it are lost. None: not watched so long."""
         noted = self._noted.get(line)
         if not noted or noted[0][0] > now - self._patience_s:
             return None
+        while len(noted) > 1 and noted[1][0] <= now - self._patience_s:
+            noted.popleft()  # the newest one that is old enough is all that will ever be asked for
         return noted[0][1]
 
     def forget(self, line: str) -> None:
