@@ -9,6 +9,8 @@ from pathlib import Path
 import kombu
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from headway.broker import kombu_url
 from headway.testing import wait_until
@@ -32,7 +34,7 @@ def test_it_answers_on_a_socket_and_only_with_its_password(tmp_path: Path) -> No
     with running(valkey):
         socket = valkey.directory / "valkey.sock"
         assert stat.S_IMODE(socket.stat().st_mode) == 0o700
-        stranger = redis.Redis(unix_socket_path=str(socket))
+        stranger = redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0))
         with pytest.raises(redis.AuthenticationError):
             stranger.ping()
         stranger.close()

@@ -1,0 +1,53 @@
+"""What `headway up` will not start with, each with a sentence that names the way out."""
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from headway.errors import SettingsError
+from launch.up import Options, run
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    return Options(
+        models=tmp_path / "models",
+        data=tmp_path / "data",
+        devices="cpu",
+        host="127.0.0.1",
+        port=0,
+        admin_port=0,
+        flower_port=0,
+        redis_url=None,
+        database_url=None,
+        insecure=False,
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_beyond_loopback_there_must_be_keys_or_a_loud_word(options: Options, host: str) -> None:
+    with pytest.raises(SettingsError, match="--insecure"):
+        run(dataclasses.replace(options, host=host))
+
+
+def test_flower_beyond_loopback_needs_a_password(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWER_BASIC_AUTH", raising=False)
+    with pytest.raises(SettingsError, match="FLOWER_BASIC_AUTH"):
+        run(dataclasses.replace(options, host="0.0.0.0", insecure=True, flower_port=5555))
+
+
+@pytest.mark.parametrize("name", ["port", "admin_port", "flower_port"])
+def test_a_port_that_is_taken_is_named(options: Options, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"port {port} of 127.0.0.1"):
+            run(dataclasses.replace(options, **{name: port}))
+    assert os.listdir(options.data) == []
+
+
+def test_a_device_that_is_none_is_refused(options: Options) -> None:
+    with pytest.raises(SettingsError, match="'gpu' is no device"):
+        run(dataclasses.replace(options, devices="gpu"))
