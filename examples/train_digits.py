@@ -1,7 +1,7 @@
 """Train the `digits` model: scikit-learn's 1,797 scanned digits to `models/digits/1/model.pt2`.
 
-A small convolutional net, seconds on two CPU threads, the same weights every time on the same machine. One image in four
-is held out of training; `held_out()` gives those, so that whoever measures accuracy measures it on images the net
+A small convolutional net, seconds on two CPU threads, the same weights every time on the same machine. One image in
+four is held out of training; `held_out()` gives those, so that whoever measures accuracy measures it on images the net
 has not seen.
 """
 
@@ -71,9 +71,9 @@ def train(images: Images, labels: Labels) -> Digits:
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(x)).split(BATCH):
+        for batch in torch.split(torch.randperm(len(x)), BATCH):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net.logits(x[batch]), y[batch]).backward()
+            torch.autograd.backward(nn.functional.cross_entropy(net.logits(x[batch]), y[batch]))
             optimizer.step()
         schedule.step()
     return net.eval()
