@@ -1,0 +1,157 @@
+"""Model versions and where they are loaded."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import msgspec
+from sqlalchemy import Connection
+
+from headway.manifest import Found, Manifest
+from headway.registry import Placement, State, Version, effective
+from storage.engine import Database
+
+_manifest = msgspec.json.Decoder(Manifest)
+
+
+class Models:
+    """Every verb raises StorageUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, found: Found) -> None:
+        """A version as it lies in the folder, broken ones too.
+
+        What its loaded model said of itself is kept until the model file or the manifest changes. A folder without any
+        version has no row.
+        """
+        if not found.version:
+            return
+        manifest = msgspec.json.encode(found.manifest or Manifest()).decode()
+
+        def write(connection: Connection) -> None:
+            self._database.run(
+                connection,
+                "register_version",
+                model=found.model,
+                version=found.version,
+                path=str(found.path),
+                sha256=found.sha256,
+                framework=found.framework,
+                manifest=manifest,
+                error=found.error,
+            )
+
+        self._write(write)
+
+    def place(
+        self,
+        worker_id: str,
+        device: str,
+        model: str,
+        version: str,
+        state: State,
+        reason: str | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        """What a worker says of a version on its device."""
+
+        def write(connection: Connection) -> None:
+            self._database.run(
+                connection,
+                "place",
+                worker_id=worker_id,
+                model=model,
+                version=version,
+                device=device,
+                state=state,
+                reason=reason,
+                ready=int(state == "ready"),
+                memory_bytes=memory_bytes,
+            )
+            if state == "ready":
+                self._database.run(connection, "loaded_version", model=model, version=version)
+
+        self._write(write)
+
+    def describe(self, model: str, version: str, framework: str, manifest: Manifest) -> None:
+        """After a load: the manifest with the inputs and outputs that the model reported."""
+        text = msgspec.json.encode(manifest).decode()
+
+        def write(connection: Connection) -> None:
+            self._database.run(
+                connection, "describe_version", model=model, version=version, framework=framework, manifest=text
+            )
+
+        self._write(write)
+
+    def all(self) -> list[Version]:
+        """By model, oldest first, with their placements on live workers."""
+
+        def read() -> list[Version]:
+            placements: dict[tuple[str, str], list[Placement]] = defaultdict(list)
+            with self._database.read() as connection:
+                for model, version, *of in self._database.run(connection, "all_placements"):
+                    placements[model, version].append(_placement(*of))
+                rows = self._database.run(connection, "all_versions").all()
+            return [_version(*row, placements=placements[row[0], row[1]]) for row in rows]
+
+        return self._database.retrying(read)
+
+    def _write(self, write: Callable[[Connection], None]) -> None:
+        def once() -> None:
+            with self._database.write() as connection:
+                write(connection)
+
+        self._database.retrying(once)
+
+
+def _placement(
+    worker_id: str,
+    device: str,
+    state: State,
+    reason: str | None,
+    loaded_at: int | None,
+    memory_bytes: int | None,
+    ended: int,
+    rate: float,
+) -> Placement:
+    return Placement(
+        worker_id=worker_id,
+        device=device,
+        state=state,
+        reason=reason,
+        loaded_at=loaded_at,
+        memory_bytes=memory_bytes,
+        ended=ended,
+        rate=rate,
+    )
+
+
+def _version(
+    model: str,
+    version: str,
+    path: str,
+    sha256: str,
+    framework: str | None,
+    manifest: str,
+    error: str | None,
+    created_at: int,
+    loaded_at: int | None,
+    *,
+    placements: list[Placement],
+) -> Version:
+    state, reason = effective(placements, error)
+    return Version(
+        model=model,
+        version=version,
+        state=state,
+        reason=reason,
+        framework=framework,
+        path=path,
+        sha256=sha256,
+        manifest=_manifest.decode(manifest),
+        created_at=created_at,
+        loaded_at=loaded_at,
+        placements=placements,
+    )

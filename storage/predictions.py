@@ -1,0 +1,563 @@
+"""The life of predictions in SQL. Every change of a status is a verb of this file.
+
+The fence: every claim writes a fresh id into the rows it takes, and every later change asks for that id and for a
+status that has not ended. Whoever comes late, however late, changes nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy.exc
+
+from headway.clock import now_us
+from headway.errors import ItemCode, ItemError
+from headway.notices import Ended
+from headway.states import Status
+from headway.types import Claimed, Hint, NewPrediction, Outcome, Prediction
+from storage.engine import Database, reason
+from storage.faults import Fault, fault
+from storage.statements import parts, with_rows
+
+T = TypeVar("T")
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_FOREVER = (1 << 63) - 1
+
+_metadata = msgspec.json.Decoder(dict[str, str])
+_uuids = msgspec.json.Decoder(list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that the database refuses for its data."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What came of one claim, or of a part of it."""
+
+    claim: str
+    outcomes: Sequence[Outcome]
+    settled: bool  # nothing of the claim remains: every row of it is here, or was finished or given back before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """A row that a worker lets go of."""
+
+    id: str
+    losses: int | None = None  # raise `losses` to at least this
+    charge: bool = False  # blame it: one more toward max_attempts
+    code: ItemCode = ItemCode.WORKER_LOST  # what it fails with when that was the last
+    message: str = "the worker was lost each time it ran this alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenBack:
+    queued: list[tuple[str, int, Hint]] = field(default_factory=list)  # (line, priority, hint): to be published again
+    ended: dict[str, Ended] = field(default_factory=dict)  # canceled, or failed because its attempts are used up
+
+    def __bool__(self) -> bool:
+        return bool(self.queued or self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    depth: int  # queued rows
+    oldest: int | None  # position of the first
+
+
+class Predictions:
+    """Every verb raises StorageUnavailable when SQL is away. An id that is no UUID names no row."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Submitting
+
+    def insert(self, rows: Sequence[NewPrediction]) -> list[int | Refused]:
+        """One durable transaction for the group: the position of each row, in the order given, rising.
+
+        If the database refuses the group for its data, it is split until the guilty row stands alone. Rows that are
+        there already keep their position, so a group may be sent again.
+        """
+        if not rows:
+            return []
+        insert = self._insert_sqlite if self._database.dialect == "sqlite" else self._insert_postgresql
+        try:
+            return list(self._database.retrying(lambda: insert(rows)))
+        except Exception as error:
+            if fault(error) is not Fault.DATA:
+                raise
+            if len(rows) == 1:
+                return [Refused(reason(error))]
+        middle = len(rows) // 2
+        return self.insert(rows[:middle]) + self.insert(rows[middle:])
+
+    def _insert_sqlite(self, rows: Sequence[NewPrediction]) -> list[int]:
+        with self._database.write() as connection:
+            now = now_us()
+            inserted = 0
+            for part in parts(len(rows)):
+                values: list[Any] = []
+                for n, row in enumerate(rows[part], start=now + part.start):
+                    values += (row.id, row.tenant_id, row.model, row.version, row.alias, row.line, n, n, row.priority)
+                    values += (row.size, row.shape, row.max_attempts, _json(row.metadata), row.expires_at)
+                bodies = [value for row in rows[part] for value in (row.id, row.body)]
+                count = part.stop - part.start
+                result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
+                connection.exec_driver_sql(with_rows("insert_inputs", count), tuple(bodies))
+                inserted += result.rowcount
+            if inserted == len(rows):
+                return list(range(now, now + inserted))
+            found = self._database.run(connection, "positions", ids=_json([row.id for row in rows])).all()
+        return _in_order(rows, found)
+
+    def _insert_postgresql(self, rows: Sequence[NewPrediction]) -> list[int]:
+        fields = [
+            {
+                "id": row.id,
+                "tenant_id": row.tenant_id,
+                "model": row.model,
+                "version": row.version,
+                "alias": row.alias,
+                "line": row.line,
+                "priority": row.priority,
+                "size": row.size,
+                "shape": row.shape,
+                "max_attempts": row.max_attempts,
+                "metadata": _json(row.metadata),
+                "expires_at": row.expires_at,
+            }
+            for row in rows
+        ]
+        run = self._database.run
+        with self._database.write_once() as connection:
+            bodies = [row.body for row in rows]
+            found = run(connection, "insert_predictions", rows=_json(fields), bodies=bodies).all()
+            if len(found) < len(rows):
+                found = run(connection, "positions", ids=[row.id for row in rows]).all()
+        return _in_order(rows, found)
+
+    # Running
+
+    def claim(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
+        """Takes those of `ids` that are queued in one of `lines` and not expired, oldest first.
+
+        Nothing if the worker is not live. If the answer to the COMMIT is lost, the claim is read back by its id.
+        """
+        ids = _valid(ids)
+        if not ids:
+            return []
+        tries = 0
+
+        def take() -> list[Claimed]:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and (before := self._claimed(claim)):
+                return before
+            if self._database.dialect == "sqlite":
+                return self._claim_sqlite(claim, worker_id, ids, lines)
+            try:
+                return self._claim_postgresql(claim, worker_id, ids, lines)
+            except sqlalchemy.exc.IntegrityError:
+                if tries == 1:
+                    raise
+                return self._claimed(claim)  # the server had not yet noticed that the first try's connection was gone
+
+        return sorted(self._database.retrying(take), key=lambda row: (row.position, row.id))
+
+    def _claim_sqlite(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
+        run = self._database.run
+        parameters = {"claim": claim, "worker_id": worker_id, "ids": _json(ids), "lines": _json(lines)}
+        with self._database.write(durable=False) as connection:
+            taken = run(connection, "claim", **parameters).rowcount
+            if taken:
+                run(connection, "record_claim", **parameters)
+        return self._claimed(claim) if taken else []
+
+    def _claim_postgresql(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
+        with self._database.write_once(durable=False) as connection:
+            rows = self._database.run(
+                connection, "claim", claim=claim, worker_id=worker_id, ids=ids, lines=list(lines)
+            ).all()
+        return [_claimed_row(row) for row in rows]
+
+    def _claimed(self, claim: str) -> list[Claimed]:
+        with self._database.read() as connection:
+            return [_claimed_row(row) for row in self._database.rows(connection, "claimed", claim=claim)]
+
+    def finish(self, finished: Sequence[Finished]) -> dict[str, Ended]:
+        """Writes the results of several claims in one durable transaction; id → what the row became.
+
+        Only rows that this call ended are in the answer. An outcome that the database refuses for its data makes that
+        row `output_invalid`.
+        """
+        fenced = {(one.claim, outcome.id): outcome for one in reversed(finished) for outcome in reversed(one.outcomes)}
+        results = [(claim, outcome) for (claim, _), outcome in fenced.items() if _UUID.fullmatch(outcome.id)]
+        return self._finish(results, [one.claim for one in finished if one.settled])
+
+    def _finish(self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]) -> dict[str, Ended]:
+        if not results and not settled:
+            return {}
+        write = self._finish_sqlite if self._database.dialect == "sqlite" else self._finish_postgresql
+        tries = 0
+
+        def once() -> Iterable[Sequence[Any]]:
+            nonlocal tries
+            tries += 1
+            rows = write(results, settled)
+            return [*rows, *self._ended_under(results)] if tries > 1 else rows
+
+        try:
+            rows = self._database.retrying(once)
+        except Exception as error:
+            if fault(error) is not Fault.DATA:
+                raise
+            return self._finish_apart(results, settled, error)
+        outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
+        return {
+            id_: _ended(outcomes[claim, id_], claim, revision, attempt, started_at, completed_at)
+            for id_, claim, _, revision, attempt, started_at, completed_at in rows
+        }
+
+    def _finish_apart(
+        self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str], error: Exception
+    ) -> dict[str, Ended]:
+        """Halves what was refused. The claims are settled with the last half, when all the rest is written."""
+        if len(results) > 1:
+            middle = len(results) // 2
+            return self._finish(results[:middle], []) | self._finish(results[middle:], settled)
+        ((claim, outcome),) = results
+        message = f"the outcome could not be stored: {reason(error)}".replace("\0", "")
+        if outcome.error is not None and outcome.error.message == message:
+            raise error  # it is not the outcome that is refused
+        refused = Outcome(
+            id=outcome.id,
+            error=ItemError(ItemCode.OUTPUT_INVALID, message),
+            predict_us=outcome.predict_us,
+            batch_size=outcome.batch_size,
+        )
+        return self._finish([(claim, refused)], settled)
+
+    def _finish_sqlite(self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]) -> Sequence[Sequence[Any]]:
+        with self._database.write() as connection:
+            outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
+            # The transaction is the only one there is: what the fence lets through now stays as it is.
+            passed = self._database.rows(connection, "finishing", rows=_fences(results))
+            now = now_us()
+            for part in parts(len(passed)):
+                values: list[Any] = []
+                for id_, claim, *_ in passed[part]:
+                    outcome = outcomes[claim, id_]
+                    values += (id_, claim, outcome.status, *_error(outcome), outcome.predict_us, outcome.batch_size)
+                    values += (now, outcome.output)
+                connection.exec_driver_sql(with_rows("finish", part.stop - part.start), tuple(values))
+            if settled:
+                self._database.run(connection, "settle", claims=_json(settled))
+        return [
+            (id_, claim, outcomes[claim, id_].status, revision + 1, attempt, started_at, now)
+            for id_, claim, revision, attempt, started_at in passed
+        ]
+
+    def _finish_postgresql(
+        self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]
+    ) -> Sequence[Sequence[Any]]:
+        rows = []
+        for claim, outcome in results:
+            code, message = _error(outcome)
+            rows.append(
+                {
+                    "id": outcome.id,
+                    "claim": claim,
+                    "status": outcome.status,
+                    "error_code": code,
+                    "error_message": message,
+                    "predict_us": outcome.predict_us,
+                    "batch_size": outcome.batch_size,
+                }
+            )
+        outputs = [outcome.output for _, outcome in results]
+        with self._database.write_once() as connection:
+            return self._database.run(
+                connection, "finish", rows=_json(rows), outputs=outputs, claims=list(settled)
+            ).all()
+
+    def _ended_under(self, results: Sequence[tuple[str, Outcome]]) -> Sequence[Sequence[Any]]:
+        """Those of the results that an earlier try, whose answer was lost, has written."""
+        with self._database.read() as connection:
+            return self._database.rows(connection, "ended_under", rows=_fences(results))
+
+    # Letting go
+
+    def give_back(self, claim: str, returned: Sequence[Returned], settled: bool) -> GivenBack:
+        """Rows of a claim that will not be finished under it: queued again at their old position.
+
+        Those being canceled are canceled; those whose blame reaches `max_attempts` fail with their `code`. The claim is
+        forgotten if it is settled and really nothing of it remains.
+        """
+        rows = [_return_row(claim, row) for row in returned if _UUID.fullmatch(row.id)]
+        return self._give_back(rows, [claim] if settled else [])
+
+    def give_back_dead(self, limit: int = 500) -> GivenBack:
+        """What is claimed by workers that are not live, about `limit` rows a call; call it until nothing is returned.
+
+        Each row loses once more in company; one that ran alone is charged.
+        """
+        while claims := self._dead_claims(limit):
+            rows = [
+                _return_row(claim, Returned(id=id_, charge=len(ids) == 1), lost=1)
+                for claim, ids in claims.items()
+                for id_ in ids
+            ]
+            given_back = self._give_back(rows, list(claims))
+            if given_back or self._dead_claims(limit).keys() & claims.keys():
+                return given_back  # what is left of these claims is locked: another pass will find it
+        return GivenBack()
+
+    def _dead_claims(self, limit: int) -> dict[str, list[str]]:
+        def read() -> dict[str, list[str]]:
+            taken: dict[str, list[str]] = {}
+            with self._database.read() as connection:
+                rows = self._database.run(connection, "dead_claims", limit=limit).all()
+            count = 0
+            for claim, ids in rows:
+                if count >= limit:
+                    break
+                taken[claim] = _uuids.decode(ids)
+                count += len(taken[claim])
+            return taken
+
+        return self._database.retrying(read)
+
+    def _give_back(self, rows: Sequence[dict[str, Any]], settled: Sequence[str]) -> GivenBack:
+        def once() -> Sequence[Sequence[Any]]:
+            with self._database.write() as connection:
+                changed = self._database.run(connection, "give_back", rows=_json(rows)).all()
+                if settled:
+                    self._database.run(connection, "settle_checked", claims=self._ids(settled))
+                return changed
+
+        given_back = GivenBack()
+        for row in self._database.retrying(once) if rows or settled else ():
+            id_, line, priority, size, shape, position, status, revision, claim, attempt, started, completed, *error = (
+                row
+            )
+            if status == Status.QUEUED:
+                hint = Hint(id=id_, size=size, shape=shape, position=position)
+                given_back.queued.append((line, priority, hint))
+            else:
+                given_back.ended[id_] = Ended(
+                    status=Status(status),
+                    revision=revision,
+                    claim=claim,
+                    attempt=attempt,
+                    started_at=started,
+                    completed_at=completed,
+                    predict_us=None,
+                    batch_size=None,
+                    output=None,
+                    output_omitted=False,
+                    error=_item_error(*error),
+                )
+        return given_back
+
+    def cancel_queued(self, ids: Sequence[str]) -> dict[str, Ended]:
+        """Those that are still queued become canceled; the others stay as they are."""
+        ids = _valid(ids)
+        if not ids:
+            return {}
+        return self._end_queued(Status.CANCELED, "cancel_queued", ids=self._ids(ids))
+
+    def expire(self, limit: int = 500) -> dict[str, Ended]:
+        """Queued rows whose time has passed; call it until nothing is returned."""
+        return self._end_queued(Status.EXPIRED, "expire", limit=limit)
+
+    def _end_queued(self, status: Status, name: str, **parameters: Any) -> dict[str, Ended]:
+        def once() -> Sequence[Sequence[Any]]:
+            with self._database.write_once() as connection:
+                return self._database.run(connection, name, **parameters).all()
+
+        return {
+            id_: Ended(
+                status=status,
+                revision=revision,
+                claim=None,
+                attempt=attempt,
+                started_at=None,
+                completed_at=completed_at,
+                predict_us=None,
+                batch_size=None,
+                output=None,
+                output_omitted=False,
+                error=None,
+            )
+            for id_, revision, attempt, completed_at in self._database.retrying(once)
+        }
+
+    # Reading
+
+    def read(self, ids: Sequence[str]) -> dict[str, Prediction]:
+        """By id; those that are not there are left out."""
+        ids = _valid(ids)
+        rows = self._read(lambda c: self._database.rows(c, "read", ids=self._ids(ids))) if ids else ()
+        return {row[0]: _prediction(row) for row in rows}
+
+    def read_input(self, id_: str) -> bytes | None:
+        """The input's JSON as it was received."""
+        if not _UUID.fullmatch(id_):
+            return None
+        body = self._read(lambda c: self._database.run(c, "read_input", id=id_).scalar())
+        return None if body is None else bytes(body)
+
+    def oldest_queued(self, line: str, limit: int, *, before: int | None = None) -> list[tuple[int, Hint]]:
+        """(priority, hint) of a line's first rows by position, of those before position `before`; none expired."""
+        bound = _FOREVER if before is None else before
+        rows = self._read(lambda c: self._database.rows(c, "oldest_queued", line=line, limit=limit, before=bound))
+        return [
+            (priority, Hint(id=id_, size=size, shape=shape, position=position))
+            for priority, id_, size, shape, position in rows
+        ]
+
+    def backlog(self, lines: Sequence[str]) -> dict[str, Backlog]:
+        """Of each of the lines, empty ones too."""
+        wanted = _json(lines) if self._database.dialect == "sqlite" else list(lines)
+        rows = self._read(lambda c: self._database.run(c, "backlog", lines=wanted).all()) if lines else ()
+        return dict.fromkeys(lines, Backlog(0, None)) | {line: Backlog(depth, oldest) for line, depth, oldest in rows}
+
+    def now(self) -> int:
+        """The database's clock, microseconds since 1970. SQLite has the host's."""
+        if self._database.dialect == "sqlite":
+            return now_us()
+        return int(self._read(lambda c: self._database.run(c, "now").scalar_one()))
+
+    def count_by_status(self) -> dict[Status, int]:
+        """Of all rows: slow where they are many."""
+        rows = self._read(lambda c: self._database.run(c, "count_by_status").all())
+        return {Status(status): count for status, count in rows}
+
+    def _read(self, query: Callable[[sqlalchemy.Connection], T]) -> T:
+        def once() -> T:
+            with self._database.read() as connection:
+                return query(connection)
+
+        return self._database.retrying(once)
+
+    def _ids(self, ids: Sequence[str]) -> str | list[str]:
+        """A list of ids as the dialect takes it."""
+        return _json(ids) if self._database.dialect == "sqlite" else list(ids)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _valid(ids: Iterable[str]) -> list[str]:
+    return [id_ for id_ in ids if _UUID.fullmatch(id_)]
+
+
+def _fences(results: Iterable[tuple[str, Outcome]]) -> str:
+    return _json([{"id": outcome.id, "claim": claim} for claim, outcome in results])
+
+
+def _return_row(claim: str, row: Returned, *, lost: int = 0) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "claim": claim,
+        "losses": row.losses or 0,
+        "lost": lost,
+        "charge": int(row.charge),
+        "code": row.code,
+        # What killed a device may have left anything in its last words.
+        "message": row.message.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}"),
+    }
+
+
+def _in_order(rows: Sequence[NewPrediction], found: Iterable[Sequence[Any]]) -> list[int]:
+    positions = {row[0]: row[1] for row in found}
+    return [positions[row.id] for row in rows]
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+def _error(outcome: Outcome) -> tuple[str | None, str | None]:
+    return (None, None) if outcome.error is None else (outcome.error.code, outcome.error.message)
+
+
+def _item_error(code: str | None, message: str | None) -> ItemError | None:
+    return None if code is None else ItemError(ItemCode(code), message or "")
+
+
+def _claimed_row(row: Sequence[Any]) -> Claimed:
+    id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, body = row
+    return Claimed(
+        id=id_,
+        line=line,
+        size=size,
+        shape=shape,
+        position=position,
+        created_at=created,
+        started_at=started,
+        attempt=attempt,
+        revision=revision,
+        charged=charged,
+        losses=losses,
+        max_attempts=max_attempts,
+        body=_bytes(body),
+    )
+
+
+def _ended(
+    outcome: Outcome, claim: str, revision: int, attempt: int, started_at: int | None, completed_at: int
+) -> Ended:
+    return Ended(
+        status=outcome.status,
+        revision=revision,
+        claim=claim,
+        attempt=attempt,
+        started_at=started_at,
+        completed_at=completed_at,
+        predict_us=outcome.predict_us,
+        batch_size=outcome.batch_size,
+        output=outcome.output,
+        output_omitted=False,
+        error=outcome.error,
+    )
+
+
+def _prediction(row: Sequence[Any]) -> Prediction:
+    (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts) = row[
+        :12
+    ]
+    (claim, metadata, output, code, message, created, started, completed, expires, predict_us, batch_size) = row[12:]
+    return Prediction(
+        id=id_,
+        tenant_id=tenant_id,
+        model=model,
+        version=version,
+        alias=alias,
+        line=line,
+        position=position,
+        priority=priority,
+        status=Status(status),
+        revision=revision,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        claim=claim,
+        metadata=_metadata.decode(metadata),
+        output=None if output is None else _bytes(output),
+        error=_item_error(code, message),
+        created_at=created,
+        started_at=started,
+        completed_at=completed,
+        expires_at=expires,
+        predict_us=predict_us,
+        batch_size=batch_size,
+    )

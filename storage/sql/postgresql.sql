@@ -1,0 +1,150 @@
+-- insert_predictions
+-- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost.
+-- Inserted in the order of their ids, so that two tries of one group cannot deadlock; positions rise with the order
+-- in which they were submitted.
+WITH r AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(:rows::json) AS (id uuid, tenant_id text, model text, version text, alias text, line text,
+            priority smallint, size bigint, shape text, max_attempts integer, metadata text, expires_at bigint),
+        unnest(:bodies::bytea[])) WITH ORDINALITY
+    AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, expires_at, body, n)),
+i AS (
+    INSERT INTO inputs (id, body) SELECT id, body FROM r ORDER BY id ON CONFLICT (id) DO NOTHING)
+INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
+    max_attempts, metadata, expires_at)
+SELECT id, tenant_id, model, version, alias, line, :now + n, :now + n, priority, size, shape, max_attempts, metadata,
+    expires_at
+FROM r ORDER BY id
+ON CONFLICT (id) DO NOTHING
+RETURNING id::text, position;
+
+-- positions
+-- Of rows that an earlier try of the same group has inserted.
+SELECT id::text, position FROM predictions WHERE id = ANY(:ids::uuid[]);
+
+-- claim
+-- Takes what is still queued and nobody else is about to change, for a worker that is live.
+WITH c AS MATERIALIZED (
+    SELECT id FROM predictions
+    WHERE id = ANY(:ids::uuid[]) AND queued AND line = ANY(:lines::text[]) AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
+k AS (
+    INSERT INTO claims (id, worker_id, ids, at)
+    SELECT :claim::uuid, :worker_id::text, array_agg(id), :now FROM c
+    HAVING count(*) > 0 AND EXISTS (SELECT FROM workers WHERE id = :worker_id::text AND state = 'live')
+    RETURNING ids)
+UPDATE predictions p SET status = 1, queued = NULL, attempt = attempt + 1, revision = revision + 1,
+    claim = :claim::uuid, started_at = :now, expires_at = NULL
+FROM k, inputs i
+WHERE p.id = ANY(k.ids) AND i.id = p.id
+RETURNING p.id::text, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt, p.revision, p.charged,
+    p.losses, p.max_attempts, i.body;
+
+-- claimed
+-- The rows that a claim owns.
+SELECT p.id::text, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt, p.revision, p.charged,
+    p.losses, p.max_attempts, i.body
+FROM claims c JOIN predictions p ON p.id = ANY(c.ids) AND p.claim = c.id AND p.status = 1 JOIN inputs i ON i.id = p.id
+WHERE c.id = :claim::uuid;
+
+-- finish
+-- One transaction for the results of several claims, in the order of the rows' ids whatever claim they belong to.
+WITH f AS MATERIALIZED (
+    SELECT p.id, r.status, r.error_code, r.error_message, r.predict_us, r.batch_size, r.output
+    FROM ROWS FROM (
+        json_to_recordset(:rows::json) AS (id uuid, claim uuid, status smallint, error_code text, error_message text,
+            predict_us bigint, batch_size integer),
+        unnest(:outputs::bytea[]))
+    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output)
+    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
+    WHERE p.status IN (1, 2)
+    ORDER BY p.id FOR NO KEY UPDATE OF p),
+d AS (
+    DELETE FROM claims WHERE id = ANY(:claims::uuid[]))
+UPDATE predictions p SET status = f.status, failed = CASE WHEN f.status = 4 THEN true END, revision = revision + 1,
+    error_code = f.error_code, error_message = f.error_message, predict_us = f.predict_us, batch_size = f.batch_size,
+    completed_at = :now, output = f.output
+FROM f
+WHERE p.id = f.id
+RETURNING p.id::text, p.claim::text, p.status, p.revision, p.attempt, p.started_at, p.completed_at;
+
+-- settle_checked
+-- Claims of which nothing remains are forgotten.
+DELETE FROM claims c WHERE id = ANY(:claims::uuid[]) AND NOT EXISTS (
+    SELECT FROM predictions p WHERE p.id = ANY(c.ids) AND p.claim = c.id AND p.status IN (1, 2));
+
+-- ended_under
+-- Rows that ended under these claims: what an earlier try of the same finish has done.
+SELECT p.id::text, p.claim::text, p.status, p.revision, p.attempt, p.started_at, p.completed_at
+FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid) JOIN predictions p ON p.id = r.id AND p.claim = r.claim
+WHERE p.status IN (3, 4);
+
+-- give_back
+-- Back to its place in the line; canceled if that was asked for; failed if its last chance is used up.
+WITH f AS MATERIALIZED (
+    SELECT p.id,
+        CASE WHEN p.status = 2 THEN 5 WHEN r.charge = 1 AND p.charged + 1 >= p.max_attempts THEN 4 ELSE 0 END AS next,
+        greatest(p.losses + r.lost, r.losses) AS losses, p.charged + r.charge AS charged, r.code, r.message
+    FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, losses integer, lost integer, charge integer,
+        code text, message text)
+    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
+    WHERE p.status IN (1, 2)
+    ORDER BY p.id FOR NO KEY UPDATE OF p SKIP LOCKED)
+UPDATE predictions p SET status = f.next, revision = revision + 1, losses = f.losses, charged = f.charged,
+    queued = CASE WHEN f.next = 0 THEN true END,
+    failed = CASE WHEN f.next = 4 THEN true END,
+    claim = CASE WHEN f.next <> 0 THEN claim END,
+    started_at = CASE WHEN f.next <> 0 THEN started_at END,
+    completed_at = CASE WHEN f.next <> 0 THEN :now END,
+    error_code = CASE WHEN f.next = 4 THEN f.code END,
+    error_message = CASE WHEN f.next = 4 THEN f.message END
+FROM f
+WHERE p.id = f.id
+RETURNING p.id::text, p.line, p.priority, p.size, p.shape, p.position, p.status, p.revision, p.claim::text, p.attempt,
+    p.started_at, p.completed_at, p.error_code, p.error_message;
+
+-- dead_claims
+-- Of workers that are dead or have no row, oldest first.
+SELECT c.id::text, to_json(c.ids)::text FROM claims c
+WHERE NOT EXISTS (SELECT FROM workers w WHERE w.id = c.worker_id AND w.state = 'live')
+ORDER BY c.at LIMIT :limit;
+
+-- worker_claims
+-- What a worker owns, and the rows of it that have not ended.
+SELECT c.id::text, (
+    SELECT coalesce(json_agg(p.id), '[]')::text FROM predictions p
+    WHERE p.id = ANY(c.ids) AND p.claim = c.id AND p.status IN (1, 2))
+FROM claims c WHERE c.worker_id = :worker_id;
+
+-- cancel_queued
+-- A row that is locked is being claimed: it is not queued any more.
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) AND queued ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
+FROM f WHERE p.id = f.id
+RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
+
+-- expire
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE queued AND expires_at IS NOT NULL AND expires_at <= :now
+    ORDER BY expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = 6, queued = NULL, revision = revision + 1, completed_at = :now
+FROM f WHERE p.id = f.id
+RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
+
+-- read
+SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
+    claim::text, metadata, output, error_code, error_message, created_at, started_at, completed_at, expires_at,
+    predict_us, batch_size
+FROM predictions WHERE id = ANY(:ids::uuid[]);
+
+-- oldest_queued
+SELECT priority, id::text, size, shape, position FROM predictions
+WHERE queued AND line = :line AND position < :before AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY position, predictions.id LIMIT :limit;
+
+-- backlog
+SELECT line, count(*), min(position) FROM predictions WHERE queued AND line = ANY(:lines::text[]) GROUP BY line;
+
+-- now
+SELECT :now;

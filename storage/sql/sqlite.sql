@@ -1,0 +1,132 @@
+-- insert_predictions
+-- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost.
+INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
+    max_attempts, metadata, expires_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING;
+
+-- insert_inputs
+INSERT INTO inputs (id, body)
+VALUES (?, ?)
+ON CONFLICT (id) DO NOTHING;
+
+-- positions
+-- Of rows that an earlier try of the same group has inserted.
+SELECT id, position FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- claim
+-- Takes what is still queued, for a worker that is live. Which rows those were is read by the claim.
+UPDATE predictions SET status = 1, queued = NULL, attempt = attempt + 1, revision = revision + 1, claim = :claim,
+    started_at = :now, expires_at = NULL
+WHERE id IN (SELECT value FROM json_each(:ids)) AND queued
+    AND line IN (SELECT value FROM json_each(:lines))
+    AND (expires_at IS NULL OR expires_at > :now)
+    AND EXISTS (SELECT 1 FROM workers WHERE id = :worker_id AND state = 'live');
+
+-- record_claim
+INSERT INTO claims (id, worker_id, ids, at)
+SELECT :claim, :worker_id, json_group_array(id), :now FROM predictions
+WHERE id IN (SELECT value FROM json_each(:ids)) AND claim = :claim;
+
+-- claimed
+-- The rows that a claim owns, in one answer: each row fetched by itself would cost a turn of the interpreter's lock.
+SELECT json_group_array(json_array(p.id, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt,
+    p.revision, p.charged, p.losses, p.max_attempts, hex(i.body)))
+FROM claims c, json_each(c.ids) e CROSS JOIN predictions p CROSS JOIN inputs i
+WHERE c.id = :claim AND p.id = e.value AND p.claim = c.id AND p.status = 1 AND i.id = p.id;
+
+-- finishing
+-- The rows that the fence lets through. Nobody else writes before this transaction ends, so they are still the same
+-- in its next statement.
+SELECT json_group_array(json_array(p.id, p.claim, p.revision, p.attempt, p.started_at))
+FROM json_each(:rows) r CROSS JOIN predictions p
+WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (1, 2);
+
+-- finish
+WITH f (id, claim, status, error_code, error_message, predict_us, batch_size, completed_at, output) AS (
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?))
+UPDATE predictions SET status = f.status, failed = CASE WHEN f.status = 4 THEN 1 END, revision = revision + 1,
+    error_code = f.error_code, error_message = f.error_message, predict_us = f.predict_us,
+    batch_size = f.batch_size, completed_at = f.completed_at, output = f.output
+FROM f
+WHERE predictions.id = f.id AND predictions.claim = f.claim AND predictions.status IN (1, 2);
+
+-- settle
+-- A claim of which nothing remains is forgotten.
+DELETE FROM claims WHERE id IN (SELECT value FROM json_each(:claims));
+
+-- settle_checked
+-- The same for claims that may have rows left.
+DELETE FROM claims WHERE id IN (SELECT value FROM json_each(:claims)) AND NOT EXISTS (
+    SELECT 1 FROM json_each(claims.ids) e CROSS JOIN predictions p
+    WHERE p.id = e.value AND p.claim = claims.id AND p.status IN (1, 2));
+
+-- ended_under
+-- Rows that ended under these claims: what an earlier try of the same finish has done.
+SELECT json_group_array(json_array(p.id, p.claim, p.status, p.revision, p.attempt, p.started_at, p.completed_at))
+FROM json_each(:rows) r CROSS JOIN predictions p
+WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (3, 4);
+
+-- give_back
+-- Back to its place in the line; canceled if that was asked for; failed if its last chance is used up.
+WITH f AS (
+    SELECT p.id,
+        CASE WHEN p.status = 2 THEN 5 WHEN r.value ->> 'charge' AND p.charged + 1 >= p.max_attempts THEN 4 ELSE 0 END AS next,
+        max(p.losses + (r.value ->> 'lost'), r.value ->> 'losses') AS losses,
+        p.charged + (r.value ->> 'charge') AS charged, r.value ->> 'code' AS code, r.value ->> 'message' AS message
+    FROM json_each(:rows) r CROSS JOIN predictions p
+    WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (1, 2))
+UPDATE predictions SET status = f.next, revision = revision + 1, losses = f.losses, charged = f.charged,
+    queued = CASE WHEN f.next = 0 THEN 1 END,
+    failed = CASE WHEN f.next = 4 THEN 1 END,
+    claim = CASE WHEN f.next <> 0 THEN claim END,
+    started_at = CASE WHEN f.next <> 0 THEN started_at END,
+    completed_at = CASE WHEN f.next <> 0 THEN :now END,
+    error_code = CASE WHEN f.next = 4 THEN f.code END,
+    error_message = CASE WHEN f.next = 4 THEN f.message END
+FROM f
+WHERE predictions.id = f.id
+RETURNING id, line, priority, size, shape, position, status, revision, claim, attempt, started_at, completed_at,
+    error_code, error_message;
+
+-- dead_claims
+-- Of workers that are dead or have no row, oldest first.
+SELECT c.id, c.ids FROM claims c
+WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = c.worker_id AND w.state = 'live')
+ORDER BY c.at LIMIT :limit;
+
+-- worker_claims
+-- What a worker owns, and the rows of it that have not ended.
+SELECT c.id, (
+    SELECT json_group_array(p.id) FROM json_each(c.ids) e CROSS JOIN predictions p
+    WHERE p.id = e.value AND p.claim = c.id AND p.status IN (1, 2))
+FROM claims c WHERE c.worker_id = :worker_id;
+
+-- cancel_queued
+UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
+WHERE id IN (SELECT value FROM json_each(:ids)) AND queued
+RETURNING id, revision, attempt, completed_at;
+
+-- expire
+UPDATE predictions SET status = 6, queued = NULL, revision = revision + 1, completed_at = :now
+WHERE id IN (
+    SELECT id FROM predictions WHERE queued AND expires_at IS NOT NULL AND expires_at <= :now
+    ORDER BY expires_at LIMIT :limit)
+RETURNING id, revision, attempt, completed_at;
+
+-- read
+SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, position, priority, status, revision,
+    attempt, max_attempts, claim, metadata, CASE WHEN output IS NOT NULL THEN hex(output) END, error_code,
+    error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size))
+FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- oldest_queued
+SELECT json_group_array(json_array(priority, id, size, shape, position)) FROM (
+    SELECT priority, id, size, shape, position FROM predictions
+    WHERE queued AND line = :line AND position < :before AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY position, id LIMIT :limit);
+
+-- backlog
+SELECT line, count(*), min(position) FROM predictions
+WHERE queued AND line IN (SELECT value FROM json_each(:lines))
+GROUP BY line;

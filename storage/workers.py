@@ -1,0 +1,107 @@
+"""Workers and their beats.
+
+A worker is live until somebody declares it dead, and then never again: its id is new at every start. Death is decided
+by whoever watches the beats on a clock of their own, so no clock is compared with another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from storage.engine import Database
+
+_uuids = msgspec.json.Decoder(list[str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a worker has done with one model version since it started."""
+
+    model: str
+    version: str
+    ended: int  # predictions
+    rate: float  # per second, lately
+
+
+class Workers:
+    """Every verb raises StorageUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, worker_id: str, device: str, host: str, pid: int) -> None:
+        def once() -> None:
+            with self._database.write_once() as connection:
+                self._database.run(connection, "register_worker", id=worker_id, device=device, host=host, pid=pid)
+
+        self._database.retrying(once)
+
+    def beat(self, worker_id: str, served: Sequence[Served] = ()) -> bool:
+        """False: it is not live any more and must exit."""
+
+        def once() -> bool:
+            with self._database.write(durable=False) as connection:
+                live = self._database.run(connection, "beat", id=worker_id).rowcount == 1
+                for one in served if live else ():
+                    self._database.run(
+                        connection,
+                        "served",
+                        worker_id=worker_id,
+                        model=one.model,
+                        version=one.version,
+                        ended=one.ended,
+                        rate=one.rate,
+                    )
+            return live
+
+        return self._database.retrying(once)
+
+    def beats(self) -> dict[str, int]:
+        """Of the live ones: id → how often it has beaten."""
+
+        def once() -> dict[str, int]:
+            with self._database.read() as connection:
+                return {row[0]: row[1] for row in self._database.run(connection, "beats")}
+
+        return self._database.retrying(once)
+
+    def mark_dead(self, worker_id: str, beat: int | None = None) -> bool:
+        """Whether this call did it. With `beat`, only if the worker has not beaten since."""
+        name = "mark_dead" if beat is None else "mark_dead_at"
+
+        def once() -> bool:
+            with self._database.write_once() as connection:
+                return self._database.run(connection, name, id=worker_id, beat=beat).rowcount == 1
+
+        return self._database.retrying(once)
+
+    def retire(self, worker_id: str) -> None:
+        """A clean exit. What it may still own is given back like a dead worker's."""
+
+        def once() -> None:
+            with self._database.write() as connection:
+                self._database.run(connection, "forget_worker", id=worker_id)
+                self._database.run(connection, "forget_placements")
+
+        self._database.retrying(once)
+
+    def claims(self, worker_id: str) -> dict[str, list[str]]:
+        """Claim id → ids of its predictions that have not ended; the list may be empty."""
+
+        def once() -> dict[str, list[str]]:
+            with self._database.read() as connection:
+                rows = self._database.run(connection, "worker_claims", worker_id=worker_id).all()
+            return {claim: _uuids.decode(ids) for claim, ids in rows}
+
+        return self._database.retrying(once)
+
+    def forget_dead(self) -> None:
+        """Rows of dead workers that own nothing any more, and what was loaded on them."""
+
+        def once() -> None:
+            with self._database.write() as connection:
+                self._database.run(connection, "forget_dead")
+                self._database.run(connection, "forget_placements")
+
+        self._database.retrying(once)
