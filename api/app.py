@@ -1,0 +1,203 @@
+"""The two applications as three lists: routes, exception handlers, and which of the routes are hot.
+
+Every route is FastAPI's, so that OpenAPI, 404 and 405 with Allow are right; the hot ones are served by `api.hot`, which
+stands in front and awaits the same functions.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+import headway
+from api import health, hot, metrics, models, openapi, predict, predictions, problems
+from api.answers import Answer
+from api.exchange import Call, Disconnected
+from api.service import Service
+
+EndpointFunction = Callable[[Service, Call], Awaitable[Answer]]
+
+
+class Endpoint(NamedTuple):
+    """A row of the table below. HEAD is answered beside every GET."""
+
+    method: str
+    path: str
+    function: EndpointFunction
+    operation: Mapping[str, Any] = {}
+    status: int = 200
+    documented: bool = True
+
+
+_SUBMISSION = ("malformed_request", "model_not_found", "version_not_found", "alias_not_found", "payload_too_large",
+               "unsupported_media_type", "validation_failed", "unavailable")  # fmt: skip
+_PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
+
+
+def _create(path: str) -> Endpoint:
+    operation = openapi.operation(
+        "Submit a prediction",
+        path=path,
+        body="CreateBody",
+        answers="PredictionBody",
+        headers=["Prefer"],
+        problems=_SUBMISSION,
+    )
+    return Endpoint("POST", path, predictions.create, operation, 202)
+
+
+def _predict(path: str) -> Endpoint:
+    operation = openapi.operation(
+        "Predict now, several instances in one call",
+        path=path,
+        body="PredictBody",
+        headers=["Prefer"],
+        problems=_PREDICT,
+    )
+    return Endpoint("POST", path, predict.predict, operation)
+
+
+def _get(path: str, function: EndpointFunction, summary: str, *codes: str, **more: Any) -> Endpoint:
+    return Endpoint("GET", path, function, openapi.operation(summary, path=path, problems=codes, **more))
+
+
+HOT = [
+    _create("/v1/models/{model}/predictions"),
+    _create("/v1/models/{model}/versions/{version}/predictions"),
+    _predict("/v1/models/{model}:predict"),
+    _predict("/v1/models/{model}/versions/{version}:predict"),
+    _predict("/v1/models/{model}/aliases/{alias}:predict"),
+    _get(
+        "/v1/predictions/{id}",
+        predictions.read,
+        "Read a prediction, or wait for it",
+        "prediction_not_found",
+        "unavailable",
+        answers="PredictionBody",
+        headers=["Prefer", "If-None-Match"],
+        query={"include": "input"},
+    ),
+]
+
+DATA = [
+    *HOT,
+    _get("/v1/models", models.list_models, "List models", "unavailable"),
+    _get("/v1/models/{model}", models.read_model, "Read a model", "model_not_found", "unavailable"),
+    _get("/v1/models/{model}/versions", models.list_versions, "List versions", "model_not_found", "unavailable"),
+    _get("/v1/models/{model}/queue", models.read_queue, "The backlog of a model", "model_not_found", "unavailable"),
+    _get("/health", health.health, "The process answers"),
+    _get("/ready", health.ready, "Submissions are accepted", "unavailable"),
+    _get("/problems/{code}", health.problem, "What a problem's code means", "not_found"),
+]  # fmt: skip
+
+
+async def _metrics(service: Service, call: Call) -> Answer:
+    return metrics.exposition()
+
+
+CONTROL = [Endpoint("GET", "/metrics", _metrics, documented=False)]
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return _response(problems.answer(error, path=request.scope["path"], request_id=request.scope[hot.REQUEST_ID]))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """The framework's own: 404, and 405, whose Allow it gathers over all routes of the path."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        routes = [route for route in request.app.routes if isinstance(route, Route)]
+        matching = [route for route in routes if route.path_regex.match(request.scope["path"])]
+        methods = {method for route in matching for method in route.methods or ()}
+        error = HTTPException(405, headers={"Allow": problems.allow(methods)})
+    return await _on_error(request, error)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    HTTPException: _on_http_error,
+    Disconnected: _on_disconnect,
+    Exception: _on_error,
+}
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(status_code=answer.status)
+    response.body = answer.body
+    response.raw_headers = [*answer.headers]
+    if answer.status != 304:
+        response.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
+    return response
+
+
+def _route(service: Service, endpoint: Endpoint) -> APIRoute:
+    async def respond(request: Request) -> Response:
+        call = Call(request.scope, request.receive, request.path_params, request.scope[hot.REQUEST_ID])
+        return _response(await endpoint.function(service, call))
+
+    return APIRoute(
+        endpoint.path,
+        respond,
+        methods=[endpoint.method],
+        name=f"{endpoint.function.__name__} {endpoint.path}",
+        operation_id=_operation_id(endpoint),
+        status_code=endpoint.status,
+        openapi_extra=dict(endpoint.operation),
+        include_in_schema=endpoint.documented,
+    )
+
+
+def _operation_id(endpoint: Endpoint) -> str:
+    by = [piece for piece in ("version", "alias") if f"{{{piece}}}" in endpoint.path]
+    return "_".join([endpoint.function.__name__, *by])
+
+
+def data_app(service: Service) -> ASGIApp:
+    """What listens on the data port. Its lifespan starts and stops the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> Any:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPIOffline(
+        title="Headway",
+        version=headway.__version__,
+        description="A durable queue for model predictions that micro-batches.",
+        docs_url="/docs",
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+        routes=[_route(service, endpoint) for endpoint in DATA],
+        exception_handlers=HANDLERS,
+        lifespan=lifespan,
+    )
+    base = app.openapi
+    app.openapi = lambda: openapi.document(base, service.registry.views)  # type: ignore[method-assign]
+    return hot.Front(service, app, HOT)
+
+
+def control_app(service: Service) -> ASGIApp:
+    """What listens on the control port."""
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        routes=[_route(service, endpoint) for endpoint in CONTROL],
+        exception_handlers=HANDLERS,
+    )
+    return hot.Front(service, app, [])

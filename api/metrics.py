@@ -1,0 +1,47 @@
+"""The API's Prometheus series: what each means, and what to do when it looks wrong."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+
+from api.answers import Answer
+
+REQUESTS = Counter(
+    "headway_api_requests",
+    "Requests answered, by route and status. Many 503: SQL is away or slow; many 4xx: a client is wrong.",
+    ["route", "status"],
+)
+ACCEPTED = Counter("headway_api_accepted", "Predictions whose row is committed.")
+GROUP_SIZE = Histogram(
+    "headway_api_group_size",
+    "Predictions in one group commit. Always 1 under load: commits are faster than requests, all is well.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
+)
+COMMIT_SECONDS = Histogram(
+    "headway_api_commit_seconds",
+    "One group's INSERT and fsync. Over 0.1 s: the disk or the database is the bottleneck.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+)
+HINTS_PUBLISHED = Counter("headway_api_hints_published", "Hints handed to Redis.")
+HINTS_DROPPED = Counter(
+    "headway_api_hints_dropped",
+    "Hints that Redis did not take. Their predictions are accepted and start seconds later, found in SQL.",
+)
+WAITERS_FOUND_LATE = Counter(
+    "headway_api_waiters_found_late",
+    "Ended predictions that a waiting caller found in SQL, not by a notice. Rising: Redis is away or notices are lost.",
+)
+
+_requests: dict[tuple[str, int], Counter] = {}
+
+
+def count_request(route: str, status: int) -> None:
+    """`route` is one of our own path templates, never what a client sent."""
+    key = (route, status)
+    counter = _requests.get(key)
+    if counter is None:
+        counter = _requests[key] = REQUESTS.labels(route, str(status))
+    counter.inc()
+
+
+def exposition() -> Answer:
+    """Everything in this process, in Prometheus' text format."""
+    return Answer(200, generate_latest(), ((b"content-type", CONTENT_TYPE_LATEST.encode()),))

@@ -1,0 +1,108 @@
+"""Models, their versions and what waits for them."""
+
+from typing import Any
+
+import msgspec
+
+from api.answers import Answer, json_answer
+from api.exchange import Call, query_parameters
+from api.registry import ModelView
+from api.rendering import optional_time
+from api.service import Service
+from headway import broker
+from headway.registry import Version
+from storage.predictions import Backlog
+
+
+async def list_models(service: Service, call: Call) -> Answer:
+    """All models, by name."""
+    query_parameters(call.query, {})
+    await service.registry.refresh()
+    return json_answer({"object": "list", "data": [_model(view) for view in service.registry.views.values()]})
+
+
+async def read_model(service: Service, call: Call) -> Answer:
+    return json_answer(_model(await _fresh(service, call)))
+
+
+async def list_versions(service: Service, call: Call) -> Answer:
+    """Oldest first."""
+    view = await _fresh(service, call)
+    return json_answer({"object": "list", "data": [_version(row) for row in view.versions.values()]})
+
+
+async def read_queue(service: Service, call: Call) -> Answer:
+    """The backlog of a model and of each of its versions."""
+    view = await _fresh(service, call)
+    lines = {version: broker.lines(view.name, version) for version in view.versions}
+    backlog, now = await service.threads.run(
+        lambda: (service.predictions.backlog([line for of in lines.values() for line in of]), service.predictions.now())
+    )
+    versions = []
+    for version, row in view.versions.items():
+        rate = sum(placement.rate for placement in row.placements)
+        versions.append(
+            {"version": version, **_backlog([backlog[x] for x in lines[version] if x in backlog], now, rate)}
+        )
+    rate = sum(version["drain_rate"] for version in versions)
+    total = _backlog(list(backlog.values()), now, rate)
+    return json_answer({"object": "queue", "model": view.name, **total, "versions": versions})
+
+
+async def _fresh(service: Service, call: Call) -> ModelView:
+    query_parameters(call.query, {})
+    await service.registry.refresh()
+    return await service.registry.model(call.params["model"])
+
+
+def _backlog(lines: list[Backlog], now: int, rate: float) -> dict[str, Any]:
+    """`drain_rate`: predictions that end per second, over the workers that serve it."""
+    oldest = min((line.oldest for line in lines if line.oldest is not None), default=None)
+    return {
+        "depth": sum(line.depth for line in lines),
+        "oldest_age_seconds": None if oldest is None else max(0.0, (now - oldest) / 1e6),
+        "drain_rate": rate,
+    }
+
+
+def _model(view: ModelView) -> dict[str, Any]:
+    return {
+        "object": "model",
+        "name": view.name,
+        "latest": view.latest,
+        "state": view.versions[view.latest].state,
+        "aliases": dict(view.aliases),
+        "versions": [_version(row) for row in view.versions.values()],
+    }
+
+
+def _version(row: Version) -> dict[str, Any]:
+    manifest = row.manifest
+    return {
+        "object": "model_version",
+        "model": row.model,
+        "version": row.version,
+        "state": row.state,
+        "reason": row.reason,
+        "framework": row.framework,
+        "sha256": row.sha256,
+        "created_at": optional_time(row.created_at),
+        "loaded_at": optional_time(row.loaded_at),
+        "batching": msgspec.to_builtins(manifest.batching),
+        "limits": msgspec.to_builtins(manifest.limits),
+        "inputs": msgspec.to_builtins(manifest.inputs),
+        "outputs": msgspec.to_builtins(manifest.outputs),
+        "placements": [
+            {
+                "worker_id": placement.worker_id,
+                "device": placement.device,
+                "state": placement.state,
+                "reason": placement.reason,
+                "loaded_at": optional_time(placement.loaded_at),
+                "memory_bytes": placement.memory_bytes,
+                "ended": placement.ended,
+                "rate": placement.rate,
+            }
+            for placement in row.placements
+        ],
+    }

@@ -1,0 +1,143 @@
+"""OpenAPI 3.1: what each operation takes and answers, with examples made of the models that are registered now.
+
+Schemas come from the very structs that decode and encode; only what no struct stands for is written out here.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from api.problems import TABLE
+from api.registry import ModelView
+from api.rendering import PredictionBody
+from api.requests import CreateBody, PredictBody
+from headway.signature import example
+
+_REF = "#/components/schemas/{name}"
+
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string", "description": "A path of this API that describes the code."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "code": {"type": "string", "enum": sorted(TABLE)},
+        "request_id": {"type": "string"},
+        "errors": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
+        "predictions": {"type": "array", "items": {"type": "object"}},
+    },
+}
+
+_PARAMETER_WORDS = {
+    "model": "The model's name.",
+    "version": "A version, as a string.",
+    "alias": "An alias of a version.",
+    "id": "The prediction's id.",
+    "code": "A problem's code.",
+}
+
+
+def operation(
+    summary: str,
+    *,
+    path: str,
+    body: str | None = None,
+    answers: str | None = None,
+    headers: Iterable[str] = (),
+    problems: Iterable[str] = (),
+    query: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An operation for FastAPI's `openapi_extra`. `body` and `answers` name schemas."""
+    names = re.findall(r"{(\w+)}", path)
+    parameters: list[dict[str, Any]] = [
+        {"name": n, "in": "path", "required": True, "schema": {"type": "string"}, "description": _PARAMETER_WORDS[n]}
+        for n in names
+    ]
+    parameters += [_HEADERS[name] for name in headers]
+    parameters += [
+        {"name": name, "in": "query", "required": False, "schema": {"type": "string", "enum": [value]}}
+        for name, value in (query or {}).items()
+    ]
+    made: dict[str, Any] = {"summary": summary, "responses": _problem_responses(problems)}
+    if parameters:
+        made["parameters"] = parameters
+    if body is not None:
+        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+    for status in ("200", "202") if body == "CreateBody" else ("200",):
+        content = {"application/json": {"schema": {"type": "object"} if answers is None else _ref(answers)}}
+        made["responses"][status] = {
+            "description": "The prediction." if answers else "As described.",
+            "content": content,
+        }
+    return made | dict(more or {})
+
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "`wait=N`: answer once it has ended, or after N seconds (60 at most).",
+        "example": "wait=30",
+    },
+    "If-None-Match": {
+        "name": "If-None-Match",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "An ETag: 304 while nothing has changed. With `Prefer: wait`, waits for a change.",
+    },
+}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=name)}
+
+
+def _problem_responses(codes: Iterable[str]) -> dict[str, Any]:
+    by_status: dict[str, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(str(TABLE[code][0]), []).append(code)
+    return {
+        status: {
+            "description": ", ".join(same),
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+        for status, same in by_status.items()
+    }
+
+
+def document(base: Callable[[], dict[str, Any]], views: Mapping[str, ModelView]) -> dict[str, Any]:
+    """The whole document. `base` is FastAPI's own, which it makes once; examples are of now."""
+    made = copy.deepcopy(base())
+    _, schemas = msgspec.json.schema_components([CreateBody, PredictBody, PredictionBody], ref_template=_REF)
+    made.setdefault("components", {}).setdefault("schemas", {}).update(schemas, Problem=_PROBLEM_SCHEMA)
+    inputs = {
+        name: example(view.versions[view.latest].manifest.inputs, view.versions[view.latest].manifest)
+        for name, view in views.items()
+    }
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    for path, operations in made["paths"].items():
+        body = operations.get("post", {}).get("requestBody")
+        if body is not None and inputs:
+            wrap = _instances if path.endswith(":predict") else _input
+            body["content"]["application/json"]["examples"] = {
+                name: {"summary": f"for the model {name}", "value": wrap(value)} for name, value in inputs.items()
+            }
+    return made
+
+
+def _input(value: Any) -> dict[str, Any]:
+    return {"input": value}
+
+
+def _instances(value: Any) -> dict[str, Any]:
+    return {"instances": [value]}

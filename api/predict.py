@@ -1,0 +1,122 @@
+"""`:predict`: several instances in, their outputs out, in one call. Each instance is a prediction like any other."""
+
+import asyncio
+import logging
+from typing import Any
+
+from api.answers import JSON_HEADERS, Answer
+from api.exchange import LONGEST_WAIT_S, Call, Disconnected, preference_applied, preferred_wait, query_parameters
+from api.problems import Problem
+from api.registry import Target
+from api.requests import read_predict
+from api.service import Service
+from api.waiting import Waiter
+from headway.clock import new_id
+from headway.errors import ItemCode, StorageUnavailable
+from headway.notices import Ended
+from headway.states import Status
+from headway.types import NewPrediction, Prediction
+
+log = logging.getLogger(__name__)
+
+_PRIORITY = 5
+
+#: What a client can put right; anything else that fails is 500.
+_CALLERS_FAULT = (ItemCode.INVALID_INPUT, ItemCode.OUTPUT_INVALID)
+
+
+async def predict(service: Service, call: Call) -> Answer:
+    """200 with all outputs, or a problem that lists the instances without one."""
+    query_parameters(call.query, {})
+    wait = preferred_wait(call.headers.get(b"prefer", b""))
+    target = await service.registry.resolve(call.params["model"], call.params.get("version"), call.params.get("alias"))
+    instances = await read_predict(call, service.settings.max_body_bytes)
+    rows = [_row(call, target, i, bytes(raw), value) for i, (raw, value) in enumerate(instances)]
+    ids = [row.id for row in rows]
+    waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive)
+    try:
+        if len(rows) == 1:
+            await service.submitter.submit(rows[0], target.at_most)
+        else:
+            await service.submitter.submit_all(rows, target.at_most)
+        await waiter.wait()
+    except BaseException:
+        await asyncio.shield(_cancel(service, ids))  # what is stored of a call that failed is nobody's
+        raise
+    finally:
+        waiter.close()
+    ended = await _ended(service, waiter)
+    if len(ended) == len(ids) and all(end.status is Status.SUCCEEDED for end in ended.values()):
+        outputs = b",".join([ended[id_].output or b"null" for id_ in ids])
+        return Answer(200, b'{"predictions":[%b]}' % outputs, (*JSON_HEADERS, *preference_applied(wait)))
+    canceled = await _cancel(service, [id_ for id_ in ids if id_ not in ended])
+    if waiter.hung_up:
+        raise Disconnected
+    raise _problem(service, ids, ended, canceled)
+
+
+def _row(call: Call, target: Target, index: int, body: bytes, value: object) -> NewPrediction:
+    size, shape = target.measure(value, body, f"/instances/{index}")
+    return NewPrediction(
+        id=new_id(),
+        tenant_id=call.tenant,
+        model=target.model,
+        version=target.version,
+        alias=call.params.get("alias"),
+        line=target.lines[_PRIORITY],
+        priority=_PRIORITY,
+        size=size,
+        shape=shape,
+        max_attempts=target.max_attempts,
+        body=body,
+    )
+
+
+async def _ended(service: Service, waiter: Waiter) -> dict[str, Ended | Prediction]:
+    """How each ended; those that have not are left out."""
+    ended: dict[str, Ended | Prediction] = {id_: end for id_, end in waiter.ended.items() if end is not None}
+    in_sql = [id_ for id_, end in waiter.ended.items() if end is None]
+    if in_sql:
+        ended |= {id_: row for id_, row in (await service.reader.read_all(in_sql)).items() if row.status.terminal}
+    return ended
+
+
+async def _cancel(service: Service, ids: list[str]) -> dict[str, Ended]:
+    """Cancels those that are still queued, and tells whoever else waits for them."""
+    if not ids:
+        return {}
+    try:
+        canceled = await service.threads.run(lambda: service.predictions.cancel_queued(ids))
+    except StorageUnavailable:
+        log.warning("instances of a call that ended early could not be canceled", extra={"count": len(ids)})
+        return {}
+    service.publisher.notify(canceled)
+    return canceled
+
+
+def _problem(
+    service: Service, ids: list[str], ended: dict[str, Ended | Prediction], canceled: dict[str, Ended]
+) -> Problem:
+    """Every instance without an output, by index."""
+    listed: list[dict[str, Any]] = []
+    codes = []
+    for index, id_ in enumerate(ids):
+        end = ended.get(id_)
+        if end is not None and end.status is Status.SUCCEEDED:
+            continue
+        if end is None:
+            code = Status.CANCELED.label if id_ in canceled else "unfinished"
+        else:
+            code = end.status.label if end.error is None else end.error.code
+            codes.append(code)
+        listed.append({"index": index, "id": id_, "code": code})
+    members = {"predictions": listed}
+    if len(ended) < len(ids):
+        detail = f"{len(ids) - len(ended)} of {len(ids)} instances were not done in time."
+        if service.draining:
+            return Problem.unavailable(f"The API is stopping; {detail}", members=members)
+        return Problem("wait_timeout", detail, members=members)
+    detail = f"{len(listed)} of {len(ids)} instances failed."
+    if all(code in _CALLERS_FAULT for code in codes):
+        return Problem(codes[0], detail, members=members)
+    return Problem("prediction_failed", detail, members=members)

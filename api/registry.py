@@ -1,0 +1,159 @@
+"""The models as the API knows them: a view of SQL, read every second and when something is not in it.
+
+`resolve` says which version a submission is for. It is fixed then, whatever becomes latest later.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from api.problems import Problem
+from api.threads import Threads
+from headway import broker
+from headway.errors import InputRefused, StorageUnavailable
+from headway.registry import Version
+from headway.signature import Checked, check
+from storage.models import Models
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+
+
+class Target:
+    """A version with what the hot path asks of it, worked out once."""
+
+    __slots__ = ("at_most", "checks", "inputs", "lines", "max_attempts", "model", "size_by", "state", "version")
+
+    def __init__(self, row: Version) -> None:
+        self.model = row.model
+        self.version = row.version
+        self.state = row.state
+        self.lines = tuple(broker.line(row.model, row.version, priority) for priority in range(10))
+        self.at_most = row.manifest.batching.max_batch_size
+        self.max_attempts = row.manifest.limits.max_attempts
+        self.inputs = row.manifest.inputs
+        self.size_by = row.manifest.batching.size
+
+    def measure(self, value: object, body: bytes, pointer: str) -> tuple[int, str | None]:
+        """(size, shape) of an input. Raises Problem where it does not fit; `pointer` is where it stands in the body."""
+        checked = Checked(None, 1)
+        if self.inputs:
+            try:
+                checked = check(value, self.inputs)
+            except InputRefused as refused:
+                raise Problem.invalid(refused.detail, pointer=pointer + refused.pointer) from refused
+        if self.size_by == "bytes":
+            return len(body), checked.shape
+        return (checked.elements if self.size_by == "shape" else 1), checked.shape
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model: its versions, oldest first."""
+
+    name: str
+    versions: Mapping[str, Version]
+    targets: Mapping[str, Target]
+    aliases: Mapping[str, str]
+    latest: str  # what a submission without version or alias goes to
+
+    @classmethod
+    def of(cls, name: str, rows: Iterable[Version]) -> "ModelView":
+        ordered = sorted(rows, key=_age)
+        return cls(
+            name=name,
+            versions={row.version: row for row in ordered},
+            targets={row.version: Target(row) for row in ordered},
+            aliases=ordered[-1].manifest.aliases,
+            latest=max(ordered, key=lambda row: (_READINESS[row.state], _age(row))).version,
+        )
+
+
+#: The latest ready version; where none is, one that may still become ready.
+_READINESS = {"ready": 2, "loading": 1, "unloaded": 1, "failed": 0}
+
+
+def _age(row: Version) -> tuple[bool, int]:
+    """Numbers outrank names, which follow by age."""
+    number = row.version.isascii() and row.version.isdecimal()
+    return number, int(row.version) if number else row.created_at
+
+
+class Registry:
+    """`resolve` and `model` from any endpoint; `run` is the one task that refreshes."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._thread = Threads("registry", 1)
+        self._views: dict[str, ModelView] = {}
+        self._refresh: asyncio.Task[None] | None = None  # under way
+        self._again: asyncio.Task[None] | None = None  # the one after it, which sees all committed until it starts
+
+    @property
+    def views(self) -> Mapping[str, ModelView]:
+        """As of the last refresh, by name."""
+        return self._views
+
+    async def run(self) -> None:
+        """Until canceled."""
+        while True:
+            try:
+                await self.refresh()
+            except StorageUnavailable as error:
+                log.debug("the registry could not be read", extra={"error": str(error)})
+            await asyncio.sleep(_EVERY_S)
+
+    async def refresh(self) -> None:
+        """Sees everything that was committed before the call; calls at the same time share a read.
+
+        Raises StorageUnavailable.
+        """
+        if self._again is None:
+            self._again = asyncio.get_running_loop().create_task(self._after(self._refresh))
+        await asyncio.shield(self._again)
+
+    async def _after(self, previous: asyncio.Task[None] | None) -> None:
+        if previous is not None:
+            await asyncio.wait((previous,))
+        self._refresh, self._again = asyncio.current_task(), None
+        by_model: dict[str, list[Version]] = {}
+        for row in await self._thread.run(self._models.all):
+            by_model.setdefault(row.model, []).append(row)
+        self._views = {name: ModelView.of(name, rows) for name, rows in sorted(by_model.items())}
+
+    async def model(self, name: str) -> ModelView:
+        """Raises Problem model_not_found."""
+        view = self._views.get(name)
+        if view is None:
+            await self.refresh()
+            view = self._views.get(name)
+        if view is None:
+            raise Problem("model_not_found", f"There is no model {name[:80]!r}.")
+        return view
+
+    async def resolve(self, name: str, version: str | None = None, alias: str | None = None) -> Target:
+        """Raises Problem: model, version or alias not found; unavailable with the reason where the version failed."""
+        view = await self.model(name)
+        if not _known(view, version, alias):
+            await self.refresh()
+            view = await self.model(name)
+        if alias is not None:
+            version = view.aliases.get(alias)
+            if version is None:
+                raise Problem("alias_not_found", f"The model {name!r} has no alias {alias[:80]!r}.")
+        target = view.targets.get(view.latest if version is None else version)
+        if target is None:
+            raise Problem("version_not_found", f"The model {name!r} has no version {str(version)[:80]!r}.")
+        if target.state == "failed":
+            reason = view.versions[target.version].reason or "its load failed"
+            raise Problem.unavailable(f"{name} version {target.version} cannot run: {reason}", retry_after_s=10)
+        return target
+
+    def close(self) -> None:
+        self._thread.close()
+
+
+def _known(view: ModelView, version: str | None, alias: str | None) -> bool:
+    return view.aliases.get(alias) in view.targets if alias is not None else version is None or version in view.targets

@@ -1,0 +1,163 @@
+"""Bodies, strictly: what is malformed is 400, what does not fit is 422 with a JSON pointer, and nothing is guessed.
+
+The bytes of an input are kept as they were received; they are decoded here once in full all the same, because that is
+what refuses NaN, 1e400, invalid UTF-8 and what is cut off inside them.
+"""
+
+import functools
+import re
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from api.exchange import Call
+from api.problems import Problem
+
+MAX_DEPTH = 64
+MAX_INSTANCES = 1000
+_LONGEST_QUEUE_TIMEOUT_S = 366 * 24 * 3600
+
+_Key = Annotated[str, Meta(max_length=64)]
+_Value = Annotated[str, Meta(max_length=512)]
+
+
+class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The body of a create."""
+
+    input: msgspec.Raw
+    version: str | int | None = None
+    alias: str | None = None
+    priority: Annotated[int, Meta(ge=0, le=9, description="0 is first.")] = 5
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
+    metadata: Annotated[dict[_Key, _Value], Meta(max_length=16)] = {}
+    queue_timeout_seconds: Annotated[float, Meta(gt=0, le=_LONGEST_QUEUE_TIMEOUT_S)] | None = None
+
+
+class PredictBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The body of a `:predict`."""
+
+    instances: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_INSTANCES)]
+
+
+_create = msgspec.json.Decoder(CreateBody)
+_predict = msgspec.json.Decoder(PredictBody)
+_anything = msgspec.json.Decoder()
+
+_Body = TypeVar("_Body")
+
+
+async def read_create(call: Call, limit: int) -> tuple[CreateBody, Any]:
+    """(body, the input's value)."""
+    data = await _read(call, limit)
+    body = _decode(_create, data)
+    value = _decode_input(data, body.input)
+    _check_depth(data)
+    if body.alias is not None and body.version is not None:
+        raise Problem.invalid("Give `version` or `alias`, not both.", pointer="/alias")
+    if body.metadata and any("\0" in text for item in body.metadata.items() for text in item):
+        raise Problem.invalid("NUL characters cannot be stored.", pointer="/metadata")
+    return body, value
+
+
+async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:
+    """(raw, value) of each instance."""
+    data = await _read(call, limit)
+    body = _decode(_predict, data)
+    instances = [(raw, _decode_input(data, raw)) for raw in body.instances]
+    _check_depth(data)
+    return instances
+
+
+async def _read(call: Call, limit: int) -> bytes:
+    if not _is_json(call.headers.get(b"content-type", b"")):
+        raise Problem.of("unsupported_media_type")
+    encoding = call.headers.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != b"identity":
+        raise Problem.of("unsupported_media_type")
+    return await call.body(limit)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_json(content_type: bytes) -> bool:
+    kind, *parameters = content_type.lower().split(b";")
+    return kind.strip() == b"application/json" and all(
+        parameter.strip() in (b"charset=utf-8", b'charset="utf-8"', b"") for parameter in parameters
+    )
+
+
+def _decode(decoder: msgspec.json.Decoder[_Body], data: bytes) -> _Body:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        _decode_input(data, data)  # a body that is broken further on is malformed, whatever else is wrong with it
+        raise _misfit(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse(data, error)
+
+
+def _decode_input(data: bytes, raw: msgspec.Raw | bytes) -> Any:
+    try:
+        return _anything.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse(data, error)
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _refuse(data: bytes, error: Exception) -> NoReturn:
+    """400, in words that help: the decoder's own where they do."""
+    text = str(error)
+    if isinstance(error, RecursionError):
+        raise _too_deep() from error
+    if isinstance(error, UnicodeDecodeError):
+        detail = "The body is not valid UTF-8."
+    elif isinstance(error, msgspec.ValidationError):  # the untyped decoder's only ones are of numbers
+        detail = "The body has a number that is out of range."
+    elif not data:
+        detail = "The body is empty."
+    elif text == "Input data was truncated" and _SURROGATE.search(data):
+        detail = "The JSON ends too early, or escapes a surrogate without its mate."
+    else:
+        detail = f"{text.removeprefix('JSON is malformed: ').capitalize()}."
+    raise Problem("malformed_request", detail) from error
+
+
+def _too_deep() -> Problem:
+    return Problem("malformed_request", f"The JSON is nested deeper than {MAX_DEPTH}.")
+
+
+_PLACE = re.compile(r"^(?P<text>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<name>.*)`$", re.DOTALL)
+_STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d+)\]")
+
+
+def _misfit(error: msgspec.ValidationError) -> Problem:
+    """422 with the pointer that msgspec's message gives as a path."""
+    place = _PLACE.match(str(error)[:1000])
+    assert place is not None  # the pattern matches every text
+    text = place["text"]
+    pointer = "".join(f"/{step['name'] or step['index']}" for step in _STEP.finditer(place["path"] or ""))
+    if (field := _FIELD.match(text)) is not None:
+        name = field["name"][:80]
+        pointer = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+        text = f"There is no field `{name}` here." if "unknown" in text else f"The field `{name}` is required."
+    return Problem.invalid(text if text.endswith(".") else f"{text}.", pointer=pointer)
+
+
+_CHANGE = np.zeros(256, np.int8)
+_CHANGE[list(b"[{")] = 1
+_CHANGE[list(b"]}")] = -1
+
+
+def _check_depth(data: bytes) -> None:
+    """`data` is valid JSON by now. Up to 64 opening brackets cannot be too deep, and mostly there are fewer."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    # Without escaped backslashes and escaped quotes, a byte stands in a string if an odd number of quotes precede it.
+    codes = np.frombuffer(data.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
+    in_string = np.logical_xor.accumulate(codes == ord('"'))
+    if int(np.cumsum(np.where(in_string, 0, _CHANGE[codes]), dtype=np.int32).max()) > MAX_DEPTH:
+        raise _too_deep()

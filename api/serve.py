@@ -1,0 +1,125 @@
+"""The API process: the data port and the control port in one event loop, and how it stops.
+
+On SIGTERM or SIGINT: `/ready` says 503, callers who wait are answered with the present state, what is in flight is
+answered, and after ten seconds at the latest the process is gone. Listening sockets that came from a supervisor stay
+open there, so that new connections wait in their backlog for the next process.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+
+import uvicorn
+
+from api.app import control_app, data_app
+from api.protocol import Protocol
+from api.service import Service
+from headway.errors import SettingsError
+from headway.settings import Settings, integer
+
+log = logging.getLogger(__name__)
+
+#: Between "not ready" and the end of accepting: a balancer has looked at /ready by then, or never will.
+_NOTICE_S = 0.5
+
+#: `:predict` calls have this long to end by themselves, then they are answered 503.
+_IN_FLIGHT_S = 6.0
+
+#: What is still open then is canceled.
+_GRACE_S = 8
+
+
+class _Server(uvicorn.Server):
+    """Signals are this module's business: two servers in one process cannot both take them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. Raises HeadwayError where it cannot start."""
+    insecure = os.environ.get("HEADWAY_INSECURE", "") not in ("", "0")
+    data = _listen(os.environ, "HEADWAY_LISTEN_DATA_FD", settings.host, settings.port)
+    control = _listen(os.environ, "HEADWAY_LISTEN_ADMIN_FD", settings.host, settings.admin_port)
+    for listening in (data, control):
+        refuse_open_address(listening.getsockname()[0], insecure=insecure)
+    service = Service(settings)
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(serve(service, data, control))
+    return 0
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _listen(environ: Mapping[str, str], fd_name: str, host: str, port: int) -> socket.socket:
+    if fd_name in environ:
+        return socket.socket(fileno=integer(environ, fd_name, -1, 0, 1 << 20))
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server((address[0], address[1]), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+
+
+def refuse_open_address(host: str, *, insecure: bool) -> None:
+    """Nobody has a key yet, so whoever reaches the port may use it. Raises SettingsError beyond loopback."""
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return
+    if not insecure:
+        raise SettingsError(
+            f"{host} is not a loopback address, and without keys anybody who reaches it could use this API; "
+            "listen on 127.0.0.1, or set HEADWAY_INSECURE=1 (--insecure) where the network is trusted"
+        )
+    log.warning("INSECURE: listening on %s without keys; anybody who reaches it may use this API", host)
+
+
+async def serve(service: Service, data: socket.socket, control: socket.socket) -> None:
+    """Until a signal, then drains."""
+    servers = [_server(data_app(service), lifespan="on"), _server(control_app(service), lifespan="off")]
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[listening]))
+        for server, listening in zip(servers, (data, control), strict=True)
+    ]
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            log.info("draining")
+            service.drain(_IN_FLIGHT_S)
+            await asyncio.sleep(_NOTICE_S)
+    finally:
+        stop.cancel()
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks)
+
+
+def _server(app: object, *, lifespan: str) -> _Server:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=Protocol,
+        ws="none",
+        lifespan=lifespan,  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than the clients and balancers that keep connections
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    return _Server(config)

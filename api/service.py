@@ -1,0 +1,79 @@
+"""Everything the API process owns, opened and closed together: storage, the committer, the publisher, who waits."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from api.publisher import Publisher
+from api.reading import Reader
+from api.registry import Registry
+from api.submitter import Submitter
+from api.threads import Threads
+from api.waiting import Waiting
+from headway.settings import Settings
+from storage.engine import Database
+from storage.models import Models
+from storage.predictions import Predictions
+from storage.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """What endpoints reach for. `start` and `stop` run in the event loop that serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database.open(settings.database_url)
+        self.predictions = Predictions(self.database)
+        self.workers = Workers(self.database)
+        self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
+        self.registry = Registry(Models(self.database))
+        self.draining = False
+        self.publisher: Publisher
+        self.submitter: Submitter
+        self.reader: Reader
+        self.waiting: Waiting
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self.reader = Reader(self.predictions)
+        self.publisher = Publisher(self.settings.redis_url)
+        self.submitter = Submitter(self.predictions, self.publisher)
+        self.waiting = Waiting(self.settings.redis_url, self.reader)
+        for duty in (
+            self.registry.run,
+            self.submitter.run,
+            self.publisher.run,
+            self.waiting.listen,
+            self.waiting.sweep,
+        ):
+            self._tasks.append(asyncio.create_task(_supervised(duty), name=duty.__qualname__))
+
+    def drain(self, within_s: float) -> None:
+        """Not ready from now on; callers who wait are answered early, `:predict` calls have `within_s` seconds."""
+        self.draining = True
+        self.waiting.release(within_s)
+
+    async def stop(self) -> None:
+        """After the last answer."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.submitter.close()
+        self.reader.close()
+        self.registry.close()
+        self.threads.close()
+        await self.publisher.close()
+        self.database.close()
+
+
+async def _supervised(duty: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A duty without which callers would hang is begun again, whatever ended it."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            log.exception("a task of the API ended and is started again", extra={"task": duty.__qualname__})
+            await asyncio.sleep(0.1)

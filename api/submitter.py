@@ -1,0 +1,143 @@
+"""Group commit: submissions that arrive while one group commits form the next one, without any artificial delay.
+
+One INSERT, one fsync and one Redis pipeline serve a whole group. A submission is accepted when its row is committed;
+the hint that follows is published at best effort and waited for by nobody.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from api import metrics
+from api.problems import Problem
+from api.publisher import Publisher
+from api.threads import Threads
+from headway import broker
+from headway.errors import StorageUnavailable
+from headway.types import Hint, NewPrediction
+from storage.predictions import Predictions, Refused
+
+log = logging.getLogger(__name__)
+
+#: A group is closed at whichever comes first.
+MOST_ROWS = 500
+MOST_BYTES = 4 * 1024 * 1024
+
+
+class _Submission(NamedTuple):
+    row: NewPrediction
+    at_most: int  # predictions an envelope of its line may hold
+    position: asyncio.Future[int]
+
+
+class Submitter:
+    """`submit` from any endpoint; `run` is the one task that commits."""
+
+    def __init__(self, predictions: Predictions, publisher: Publisher) -> None:
+        self._predictions = predictions
+        self._publisher = publisher
+        self._thread = Threads("commit", 1)
+        self._pending: deque[_Submission] = deque()
+        self._coming: Counter[str] = Counter()  # pending submissions of each line
+        self._wake = asyncio.Event()
+
+    async def submit(self, row: NewPrediction, at_most: int) -> int:
+        """The row's position once it is committed. Raises StorageUnavailable, or Problem where SQL refuses its data."""
+        return await asyncio.shield(self._add(row, at_most))
+
+    async def submit_all(self, rows: Sequence[NewPrediction], at_most: int) -> list[int]:
+        """Like `submit`, in one go; the rows need not end up in one group."""
+        futures = [self._add(row, at_most) for row in rows]
+        results = await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
+        positions = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            positions.append(result)
+        return positions
+
+    def _add(self, row: NewPrediction, at_most: int) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Submission(row, at_most, future))
+        self._coming[row.line] += 1
+        self._wake.set()
+        return future
+
+    async def run(self) -> None:
+        """Until canceled. Whatever a group raises is that group's alone."""
+        while True:
+            await self._wake.wait()
+            group = self._take()
+            try:
+                await self._commit(group)
+            except StorageUnavailable as error:
+                # Those behind it are told as well, rather than each group in turn waiting out its patience.
+                _fail([*group, *self._drain()], error)
+            except asyncio.CancelledError:
+                _fail(group, StorageUnavailable("the API is stopping"))
+                raise
+            except Exception as error:
+                log.exception("a group of submissions failed")
+                _fail(group, error)
+
+    def _take(self) -> list[_Submission]:
+        """The next group, in order of arrival; a single row may be larger than MOST_BYTES."""
+        group: list[_Submission] = []
+        size = 0
+        while self._pending and len(group) < MOST_ROWS:
+            size += len(self._pending[0].row.body)
+            if group and size > MOST_BYTES:
+                break
+            submission = self._pending.popleft()
+            self._coming[submission.row.line] -= 1
+            group.append(submission)
+        if not self._pending:
+            self._coming.clear()
+            self._wake.clear()
+        return group
+
+    async def _commit(self, group: Sequence[_Submission]) -> None:
+        rows = [submission.row for submission in group]
+        started = time.perf_counter()
+        positions = await self._thread.run(lambda: self._predictions.insert(rows))
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
+        metrics.GROUP_SIZE.observe(len(group))
+        accepted: dict[str, list[tuple[int, Hint]]] = {}
+        at_most: dict[str, int] = {}
+        for (row, most, future), position in zip(group, positions, strict=True):
+            if isinstance(position, Refused):
+                if not future.done():
+                    future.set_exception(Problem.invalid(position.message, pointer=""))
+                continue
+            if not future.done():
+                future.set_result(position)
+            hint = Hint(id=row.id, size=row.size, shape=row.shape, position=position)
+            accepted.setdefault(row.line, []).append((row.priority, hint))
+            at_most[row.line] = most
+        for line, hints in accepted.items():
+            metrics.ACCEPTED.inc(len(hints))
+            made = broker.envelopes(line, hints, at_most=at_most[line], coming=self._coming[line])
+            self._publisher.hint(line, made, len(hints))
+
+    def _drain(self) -> list[_Submission]:
+        pending = list(self._pending)
+        self._pending.clear()
+        self._coming.clear()
+        self._wake.clear()
+        return pending
+
+    def close(self) -> None:
+        """Fails what is still pending."""
+        _fail(self._drain(), StorageUnavailable("the API is stopping"))
+        self._thread.close()
+
+
+def _fail(group: Sequence[_Submission], error: Exception) -> None:
+    for _, _, future in group:
+        if not future.done():
+            # One exception each: a shared one would collect the traceback of every task that raises it.
+            future.set_exception(StorageUnavailable(str(error)) if isinstance(error, StorageUnavailable) else error)
+            future.exception()  # whoever asked may be gone; then nobody else retrieves it
