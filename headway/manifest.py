@@ -284,7 +284,7 @@ def _scan_model(folder: Path) -> list[Found]:
 def _versions(folder: Path) -> list[str]:
     """Folders that are versions, oldest first: those with a number for a name, and those that hold a model file."""
     named = [entry for entry in folder.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name)]
-    versions = [e for e in named if e.name.isdecimal() or any((e / artifact).is_file() for artifact in ARTIFACTS)]
+    versions = [e for e in named if e.name.isdecimal() or artifact(e) is not None]
     return [entry.name for entry in sorted(versions, key=_age)]
 
 
@@ -304,21 +304,26 @@ def _served(manifest: Manifest, versions: list[str]) -> list[str]:
 def _found(folder: Path, version: str, manifest: Manifest) -> Found:
     path = folder / version
     if manifest.entry is not None:
-        files, framework = sorted(path.rglob("*.py")), "python"
+        files = sorted(path.rglob("*.py"))
+    elif (file := artifact(path)) is not None:
+        files = [file]
     else:
-        name = next((name for name in ARTIFACTS if (path / name).is_file()), None)
-        if name is None:
-            reason = f"no {', '.join(ARTIFACTS)} in {path}"
-            return Found(model=folder.name, version=version, path=path, manifest=manifest, error=reason)
-        files, framework = [path / name], ARTIFACTS[name]
+        reason = f"no {', '.join(ARTIFACTS)} in {path}"
+        return Found(model=folder.name, version=version, path=path, manifest=manifest, error=reason)
     return Found(
         model=folder.name,
         version=version,
         path=path,
         manifest=manifest,
-        framework=framework,
+        framework="python" if manifest.entry is not None else ARTIFACTS[files[0].name],
         sha256=_digest(files),
     )
+
+
+def artifact(version_folder: Path) -> Path | None:
+    """The model file of a version folder."""
+    files = (version_folder / name for name in ARTIFACTS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _digest(files: Iterable[Path]) -> str:

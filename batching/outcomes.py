@@ -1,0 +1,234 @@
+"""Runs a model over one micro-batch and gives every item its own outcome.
+
+The rule: an output or an error reaches exactly the item it belongs to, and no item pays for another. So a call that
+raises, or whose answer has another length than its inputs, is split in halves until the guilty items stand alone;
+nothing is ever guessed from an answer of the wrong length. Every call decodes its items anew, since a model may have
+changed the values it was given before it raised. No clock, client or framework in here; torch is recognised by what
+the model has imported.
+"""
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headway.errors import InputRefused, ItemCode, ItemError
+from headway.model import InvalidInput
+from headway.types import Outcome
+
+#: What a model raised is shown to clients up to here; the log has all of it.
+MESSAGE_CHARACTERS = 500
+
+logger = logging.getLogger(__name__)
+
+Predict = Callable[[list[str], list[Any]], object]  # (ids, inputs) → what the model answered
+
+
+class Fatal(Exception):  # noqa: N818
+    """Raised out of `settle`: the process cannot go on, and nothing is known of any item."""
+
+
+class _OutputInvalid(Exception):  # noqa: N818
+    """An answer that cannot be stored as JSON, or is not one answer per item."""
+
+
+def settle(
+    items: Sequence[tuple[str, bytes]], *, decode: Callable[[bytes], Any], predict: Predict, clock_ns: Callable[[], int]
+) -> list[Outcome]:
+    """One outcome per (id, input JSON), in the order given.
+
+    What `decode` raises for an item fails that one alone, with `invalid_input`. Exceptions of `predict` become
+    outcomes; only `Fatal` passes through.
+    """
+    outcomes: dict[int, Outcome] = {}
+    ranges = [range(len(items))]
+    while ranges:
+        part = ranges.pop()
+        inputs, ready = [], []
+        for index in part:
+            if index in outcomes:
+                continue  # refused when it was decoded for a larger part
+            id_, body = items[index]
+            try:
+                inputs.append(decode(body))
+                ready.append(index)
+            except Exception as error:
+                outcomes[index] = Outcome(id=id_, error=_refused(error))
+        if not ready:
+            continue
+        ids = [items[index][0] for index in ready]
+        began = clock_ns()
+        answer, failure = _call(predict, ids, inputs)
+        spent_us = (clock_ns() - began) // 1000
+        if failure is None:
+            for index, result in zip(ready, map(_encoded, answer), strict=True):
+                outcomes[index] = _outcome(items[index][0], result, spent_us, len(ready))
+        elif len(ready) == 1:
+            outcomes[ready[0]] = _outcome(ids[0], failure, spent_us, 1)
+        else:
+            logger.info("a micro-batch of %d is split: %s", len(ready), failure.message)
+            middle = part.start + len(part) // 2
+            ranges += [range(middle, part.stop), range(part.start, middle)]
+    return [outcomes[index] for index in range(len(items))]
+
+
+def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[Sequence[Any], ItemError | None]:
+    """The answers, one per input, or what went wrong.
+
+    The exception itself does not leave this function: its traceback would keep the failed call's tensors in memory
+    while the halves run.
+    """
+    count = len(inputs)
+    try:
+        answer = predict(ids, inputs)
+        return _rows(answer, count), None
+    except Fatal:
+        raise
+    except (Exception, SystemExit) as error:
+        if count == 1 and not isinstance(error, InvalidInput):
+            logger.warning("prediction %s failed", ids[0], exc_info=True)
+        failure = item_error(error)
+    if failure.code is ItemCode.OUT_OF_MEMORY:
+        _release_memory()
+    return (), failure
+
+
+def _rows(answer: object, count: int) -> list[Any]:
+    """The answer as `count` outputs. Raises _OutputInvalid."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(answer, torch.Tensor):
+        answer = to_numpy(answer)  # one copy from the device instead of one an item
+    if isinstance(answer, np.ndarray) and answer.ndim == 0:
+        raise _OutputInvalid("predict returned an array without a batch dimension")
+    if not isinstance(answer, Sequence | np.ndarray) or isinstance(answer, str | bytes | bytearray):
+        raise _OutputInvalid(f"predict returned {type(answer).__name__}, and should return a list")
+    rows = list(answer)  # rows of an array are views; a Sequence of the model's own may be anything
+    if len(rows) != count:
+        raise _OutputInvalid(f"predict returned {len(rows)} outputs for {count} inputs")
+    return rows
+
+
+def _encoded(output: object) -> bytes | ItemError:
+    """The output's JSON, or why it is none."""
+    if isinstance(output, BaseException):
+        if not isinstance(output, InvalidInput):
+            logger.warning("the model returned an exception for an item", exc_info=output)
+        return item_error(output)
+    try:
+        return encode(output)
+    except Exception as error:
+        return item_error(error)
+
+
+def _outcome(id_: str, result: bytes | ItemError, predict_us: int, batch_size: int) -> Outcome:
+    if isinstance(result, ItemError):
+        return Outcome(id=id_, error=result, predict_us=predict_us, batch_size=batch_size)
+    return Outcome(id=id_, output=result, predict_us=predict_us, batch_size=batch_size)
+
+
+def encode(output: object) -> bytes:
+    """JSON of a model's output: JSON values with numpy and torch ones anywhere inside. Raises _OutputInvalid."""
+    try:
+        encoded = _encoder.encode(output)
+        # NaN and the infinities are written as null: only where a null stands is there anything to look for.
+        if b"null" in encoded and not _finite(msgspec.to_builtins(output, str_keys=True, enc_hook=_builtin)):
+            raise _OutputInvalid("the output contains NaN or an infinite number")
+    except (TypeError, ValueError, OverflowError, RecursionError, RuntimeError) as error:
+        raise _OutputInvalid(f"the output is no JSON value: {_text(error)}") from error
+    return encoded
+
+
+def _builtin(value: object) -> Any:
+    """What msgspec does not know, as something that it does."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        item = value.item()
+        if not isinstance(item, np.generic):
+            return item
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return to_numpy(value).tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_builtin)
+
+
+def to_numpy(tensor: Any) -> np.ndarray[Any, Any]:
+    """A torch tensor from wherever it is. numpy has no bfloat16; float32 holds all of its values."""
+    tensor = tensor.detach().to("cpu")
+    if tensor.dtype is sys.modules["torch"].bfloat16:
+        tensor = tensor.float()
+    array: np.ndarray[Any, Any] = tensor.resolve_conj().resolve_neg().numpy()
+    return array
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_finite, value))
+    return True
+
+
+def item_error(error: BaseException) -> ItemError:
+    """What a client is told about an exception: its type and text, cut."""
+    if isinstance(error, InvalidInput):
+        return ItemError(ItemCode.INVALID_INPUT, _clean(_text(error) or "the model refused the input"))
+    if isinstance(error, _OutputInvalid):
+        return ItemError(ItemCode.OUTPUT_INVALID, _clean(_text(error)))
+    code = ItemCode.OUT_OF_MEMORY if _out_of_memory(error) else ItemCode.MODEL_ERROR
+    return ItemError(code, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """`Type: text`, cut at MESSAGE_CHARACTERS, without what a database cannot store."""
+    text = _text(error)
+    name = type(error).__name__
+    return _clean(f"{name}: {text}" if text else name)
+
+
+def _refused(error: Exception) -> ItemError:
+    if isinstance(error, InputRefused):
+        return ItemError(ItemCode.INVALID_INPUT, _clean(f"{error.pointer or 'the input'} {error.detail}"))
+    if _out_of_memory(error):
+        return ItemError(ItemCode.OUT_OF_MEMORY, describe(error))
+    return ItemError(ItemCode.INVALID_INPUT, _clean(_text(error) or type(error).__name__))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a model's exception class may be as broken as the model
+        return ""
+
+
+def _clean(text: str) -> str:
+    text = text[:MESSAGE_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", "\ufffd")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in _text(error)
+    )
+
+
+def _release_memory() -> None:
+    """Gives cached blocks back to the device, so that a half can have them in one piece."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""The workers: Celery intake, the device process and what runs beside them."""

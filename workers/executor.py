@@ -1,0 +1,242 @@
+"""A device process, as the worker sees it: start it, send micro-batches, receive their outcomes, end it.
+
+The rule: whatever the model does (crash, hang, print, fill its memory), the worker learns of it as one of three
+exceptions and lives on. Nothing here imports a framework.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import connection as connections
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from headway.manifest import Manifest
+from workers import frames
+from workers.frames import Loaded, Reply
+
+__all__ = ["DeviceHung", "DeviceLost", "Executor", "LoadFailed", "Loaded", "Reply"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+#: -P and the path at the end: neither the working folder nor a model's folder can stand in for our packages.
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from workers.device import main; main()"
+
+_CLOSE_S = 5.0  # a polite end, before it is killed
+_LOOK_S = 0.5  # how late a hang may be seen when a call was submitted while nothing was in flight
+
+# The kernel ends a device process when the *thread* that started it ends, so that thread has to last as long as the
+# worker itself.
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
+
+
+class LoadFailed(Exception):  # noqa: N818
+    """The model could not be loaded; the message says why."""
+
+
+class DeviceLost(Exception):  # noqa: N818
+    """The device process is gone, and with it every call in flight."""
+
+
+class DeviceHung(Exception):  # noqa: N818
+    """The oldest call is over the model's `timeout_s`. The process still runs: kill it."""
+
+
+class Executor:
+    """One device process. `submit` and `receive` may be called from a thread each, the rest from any."""
+
+    def __init__(
+        self, *, model: str, version: str, path: Path, manifest: Manifest, device: str, instance: int = 0
+    ) -> None:
+        """`device`: cpu, mps, cuda or cuda:N, N counting the GPUs that this process may see."""
+        self._name = f"{model}@{version}#{instance}"
+        self._path = path.resolve()
+        self._manifest = manifest
+        self._device = device
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._connection: Connection | None = None  # over the same socket; None once all is released
+        self._pidfd: int | None = None
+        self._in_flight: deque[tuple[int, float]] = deque()  # (call id, when it was submitted)
+        self._free_since = 0.0  # when the device sent its last reply
+        self._sending = threading.Lock()  # these two are held while the descriptors are in use:
+        self._receiving = threading.Lock()  # whoever closes them takes both
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def load(self, timeout_s: float = 600) -> Loaded:
+        """Starts the process, loads the model and warms it up. Raises LoadFailed; the process is gone then."""
+        try:
+            self._start()
+            return self._await_loaded(timeout_s)
+        except (LoadFailed, DeviceLost) as error:
+            self.kill()
+            raise LoadFailed(str(error)) from error
+
+    def _start(self) -> None:
+        environment = os.environ | _pinned(self._device, self._manifest.instances)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = str(theirs.fileno())
+            boot = [sys.executable, "-P", "-c", _BOOT, str(_ROOT), fd, str(os.getpid()), self._name, self._device]
+            self._process = _spawner.submit(
+                subprocess.Popen,
+                boot,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # a Ctrl-C at the terminal is the worker's to answer; and helpers die with it
+            ).result()
+        self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
+        with contextlib.suppress(AttributeError, OSError):  # Linux only; elsewhere the closed socket alone tells
+            self._pidfd = os.pidfd_open(self._process.pid)
+
+    def _await_loaded(self, timeout_s: float) -> Loaded:
+        within = "cuda:0" if self._device.startswith("cuda") else self._device
+        self._send(frames.encode(frames.Load(str(self._path), within, self._manifest)))
+        with self._receiving:
+            if not self._readable(timeout_s):
+                raise LoadFailed(f"it did not load within {timeout_s:g} s")
+            answer: Loaded | frames.NotLoaded = frames.decode_loaded(self._read())
+        if isinstance(answer, frames.NotLoaded):
+            raise LoadFailed(answer.reason)
+        return answer
+
+    def submit(self, call_id: int, items: Sequence[tuple[str, bytes]]) -> None:
+        """Sends a micro-batch of (prediction id, input JSON); returns once it is written. Raises DeviceLost.
+
+        Two calls in flight at most, so that the device finds the next one waiting.
+        """
+        frame = frames.encode(frames.Call(call_id, list(items)))
+        self._in_flight.append((call_id, time.monotonic()))
+        self._send(frame)
+
+    def receive(self) -> Reply:
+        """Blocks for the oldest call, also while there is none. Raises DeviceLost, DeviceHung."""
+        with self._receiving:
+            self._await_reply()
+            reply = frames.decode_reply(self._read())
+            self._in_flight.popleft()
+            self._free_since = time.monotonic()
+        return reply
+
+    def _await_reply(self) -> None:
+        while True:
+            left = self._time_left()
+            if self._readable(_LOOK_S if left is None else max(left, 0.0)):
+                return
+            if left is not None:
+                limit = self._manifest.limits.timeout_s
+                raise DeviceHung(f"the device process of {self._name} gave no answer within {limit:g} s (timeout_s)")
+
+    def _time_left(self) -> float | None:
+        """Of the oldest call in flight, counted from when the device could begin it; None without one."""
+        if not self._in_flight:
+            return None
+        _, submitted = self._in_flight[0]
+        return max(submitted, self._free_since) + self._manifest.limits.timeout_s - time.monotonic()
+
+    def _send(self, frame: bytes) -> None:
+        with self._sending:
+            if self._connection is None:
+                raise DeviceLost(f"the device process of {self._name} has been ended")
+            try:
+                self._connection.send_bytes(frame)
+            except OSError as error:
+                raise DeviceLost(self._ending()) from error
+
+    def _readable(self, timeout_s: float) -> bool:
+        """Whether a frame, or the end, is there within this time. Raises DeviceLost at the end of the process."""
+        if self._connection is None:
+            raise DeviceLost(f"the device process of {self._name} has been ended")
+        watched: list[Connection | int] = [self._connection]
+        if self._pidfd is not None:  # a helper of the model may hold the other end open after the process is gone
+            watched.append(self._pidfd)
+        ready = connections.wait(watched, timeout_s)
+        if ready and self._connection not in ready and not self._connection.poll(0):
+            raise DeviceLost(self._ending())
+        return bool(ready)
+
+    def _read(self) -> bytes:
+        assert self._connection is not None
+        try:
+            return self._connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise DeviceLost(self._ending()) from error
+
+    def _ending(self) -> str:
+        """How the process ended, in words. Waits for it, and kills one that has only closed its socket."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._kill_group()
+            return f"the device process of {self._name} closed its connection"
+        if code < 0:
+            return f"the device process of {self._name} was ended by signal {-code} ({signal.strsignal(-code)})"
+        return f"the device process of {self._name} exited with code {code}"
+
+    def kill(self) -> None:
+        """Ends the process and its helpers at once; `receive` raises DeviceLost."""
+        if self._process is not None:
+            self._kill_group()
+            self._release()
+
+    def close(self) -> None:
+        """Lets the process end by itself, for a few seconds, and then kills what is left."""
+        if self._process is not None and self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_CLOSE_S)
+        self.kill()
+
+    def _kill_group(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _release(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits on it
+            self._socket.close()
+        with self._sending, self._receiving:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+                self._pidfd = None
+
+
+def _pinned(device: str, instances: int) -> dict[str, str]:
+    """The environment that makes a process see this device and no other. Raises LoadFailed for an unknown one."""
+    match = re.fullmatch(r"cpu|mps|cuda(?::(\d+))?", device)
+    if match is None:
+        raise LoadFailed(f"the device is {device!r}, and should be cpu, mps or cuda:N")
+    if device == "mps":
+        return {}
+    if device == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // instances)))
+        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}
+    index = int(match[1] or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(index)}
+    names = [name for name in visible.split(",") if name]  # a scheduler gave us these: N counts among them
+    if index >= len(names):
+        raise LoadFailed(f"{device} is not there: CUDA_VISIBLE_DEVICES is {visible!r}")
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": names[index]}

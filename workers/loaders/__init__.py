@@ -1,0 +1,46 @@
+"""A file a format: how a version folder becomes something that predicts. Runs in the device process only.
+
+The rule: a framework is imported when a model needs it, and not before.
+"""
+
+import importlib
+from typing import Any, Protocol
+
+from headway import manifest as manifests
+from headway.manifest import Manifest, Tensor
+from headway.model import Context
+
+_MODULES = {
+    "python": "workers.loaders.python",
+    "torch.export": "workers.loaders.exported",
+    "torchscript": "workers.loaders.torchscript",
+}
+
+
+class Unloadable(Exception):  # noqa: N818
+    """The version cannot be served as it is; the message says what to change."""
+
+
+class LoadedModel(Protocol):
+    """A model in memory, on its device."""
+
+    framework: str
+    inputs: dict[str, Tensor]  # empty: any JSON value
+    outputs: dict[str, Tensor]
+
+    def predict(self, inputs: list[Any], context: Context) -> object:
+        """One answer per input; for typed inputs each is a dict of numpy arrays."""
+        ...
+
+
+def load(manifest: Manifest, context: Context) -> LoadedModel:
+    """Reads the model file of `context.path`. Raises Unloadable, or whatever the model's own code raises."""
+    if manifest.entry is not None:
+        framework = "python"
+    elif (file := manifests.artifact(context.path)) is not None:
+        framework = manifests.ARTIFACTS[file.name]
+    else:
+        raise Unloadable(f"no {', '.join(manifests.ARTIFACTS)} in {context.path}")
+    loader = importlib.import_module(_MODULES[framework])
+    model: LoadedModel = loader.load(manifest, context)
+    return model

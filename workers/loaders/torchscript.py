@@ -1,0 +1,47 @@
+"""`model.pt`, a TorchScript archive. It does not say what it takes, so model.toml has to."""
+
+import warnings
+from typing import Any
+
+import torch
+
+from headway.manifest import Manifest, Tensor
+from headway.model import Context
+from workers.loaders import Unloadable, tensors
+
+
+class ScriptModel:
+    """A TorchScript module on its device."""
+
+    framework = "torchscript"
+
+    def __init__(self, module: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor], device: str) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._device = device
+        self._module = module
+        arguments = [argument.name for argument in module.forward.schema.arguments[1:]]
+        self._by_name = set(inputs) <= set(arguments)  # a traced module may have lost its names
+
+    def predict(self, inputs: list[Any], context: Context) -> object:
+        return tensors.predict(
+            self._call, inputs, declared=self.inputs, outputs=list(self.outputs), device=self._device
+        )
+
+    def _call(self, named: dict[str, torch.Tensor]) -> object:
+        answer: object = self._module(**named) if self._by_name else self._module(*named.values())
+        return answer
+
+
+def load(manifest: Manifest, context: Context) -> ScriptModel:
+    if not manifest.inputs:
+        raise Unloadable("model.pt is TorchScript, which does not say what it takes: declare it, [inputs.NAME]")
+    for name, tensor in manifest.inputs.items():
+        if tensor.dtype == "string":
+            raise Unloadable(f"[inputs.{name}] is string, and TorchScript takes numbers")
+    with warnings.catch_warnings():
+        # Every use of torch.jit warns that torch.export has replaced it. Archives from before still have to be served.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
+        module = torch.jit.load(context.path / "model.pt", map_location=context.device)  # type: ignore[no-untyped-call]
+    module.eval()
+    return ScriptModel(module, manifest.inputs, manifest.outputs, context.device)
