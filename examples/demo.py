@@ -75,7 +75,7 @@ async def read_digits(client: httpx.AsyncClient) -> None:
 
     async def probabilities(image: list[list[float]]) -> list[float]:
         response = await client.post("/v1/models/digits:predict", json={"instances": [image]})
-        row: list[float] = content(response)["predictions"][0]
+        row: list[float] = content(response)["predictions"][0]["probabilities"]
         return row
 
     began = time.perf_counter()

@@ -53,7 +53,8 @@ def predict(client: httpx.Client, model: str, instances: list[Any]) -> list[Any]
 
 def test_digits_are_read_from_images_that_training_never_saw(client: httpx.Client) -> None:
     images, labels = train_digits.held_out()
-    probabilities = np.array(predict(client, "digits", images.tolist()))
+    answers = predict(client, "digits", images.tolist())
+    probabilities = np.array([answer["probabilities"] for answer in answers])
     assert probabilities.shape == (450, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.argmax(axis=1) == labels).mean() >= 0.95
