@@ -125,7 +125,7 @@ def api(
     insecure: InsecureOption = False,
 ) -> None:
     """The data plane and the control plane."""
-    from api import serve
+    from api.serve import main
 
     logs.configure("api")
     settings = _settings(
@@ -137,7 +137,7 @@ def api(
         admin_port=admin_port,
         insecure="1" if insecure else "",
     )
-    raise typer.Exit(serve.main(settings))
+    raise typer.Exit(main(settings))
 
 
 @app.command()
@@ -155,22 +155,22 @@ def worker(
 ) -> None:
     """Computes predictions on one device."""
     from launch.devices import choose
-    from workers import inference
+    from workers.inference import main
 
-    logs.configure(f"worker {device}")
+    logs.configure("worker")
     settings = _settings(redis_url, database_url, models=models)
     chosen = choose(device, os.environ)[0]
     worker_id = os.environ.get("HEADWAY_WORKER_ID")
-    raise typer.Exit(inference.main(settings, device=chosen, worker_id=worker_id, metrics_port=metrics_port))
+    raise typer.Exit(main(settings, device=chosen, worker_id=worker_id, metrics_port=metrics_port))
 
 
 @app.command()
 def utility(*, redis_url: RedisOption = None, database_url: DatabaseOption = None) -> None:
     """Finds what was lost: dead workers' claims, hints that Redis forgot, predictions that expired."""
-    from workers import utility
+    from workers.utility import main
 
     logs.configure("utility")
-    raise typer.Exit(utility.main(_settings(redis_url, database_url)))
+    raise typer.Exit(main(_settings(redis_url, database_url)))
 
 
 @app.command()
@@ -190,10 +190,10 @@ def flower(
     redis_url: RedisOption = None,
 ) -> None:
     """Flower, to watch the workers. Its own settings are FLOWER_… variables."""
-    from launch import flower
+    from launch.flower import main
 
     logs.configure("flower")
-    raise typer.Exit(flower.main(_settings(redis_url, None).redis_url, host, port))
+    raise typer.Exit(main(_settings(redis_url, None).redis_url, host, port))
 
 
 @app.command()
@@ -203,9 +203,9 @@ def init(
     models: ModelsOption = Path("models"),
 ) -> None:
     """Write a model.py and a model.toml to start from."""
-    from launch import scaffold
+    from launch.scaffold import create
 
-    print(scaffold.create(models, name))
+    print(create(models, name))
 
 
 @app.command()
