@@ -105,3 +105,15 @@ class Workers:
                 self._database.run(connection, "forget_placements")
 
         self._database.retrying(once)
+
+    def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Whether `holder` has this lease now, for so long. It spares double work; nothing is unsafe without it."""
+
+        def once() -> bool:
+            with self._database.write(durable=False) as connection:
+                held = self._database.run(
+                    connection, "hold_lease", lease=name, holder=holder, duration=int(seconds * 1e6)
+                )
+                return held.rowcount == 1
+
+        return self._database.retrying(once)

@@ -31,6 +31,8 @@ from workers.window import Window
 
 log = logging.getLogger(__name__)
 
+AnyTask = Any  # Celery's Task, generic for type checkers only
+
 _BELL_TASK = "headway.bell"
 #: Every so many fetches the line that has waited longest goes first, so that no priority step starves another.
 _FAIR_EVERY = 10
@@ -110,7 +112,7 @@ class Intake:
 
     # ── on the thread of Celery's event loop ──────────────────────────────────────────────────────────────────
 
-    def _strategy(self, task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+    def _strategy(self, task: AnyTask, app: Celery, consumer: Any) -> Callable[..., None]:
         self._consumer = consumer
 
         def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> None:
@@ -252,12 +254,13 @@ def _step(name: str) -> int:
     return broker.parse_line(name)[2] if name.startswith(broker.PREFIX) else -1
 
 
-def _task(name: str, strategy: Callable[..., Callable[..., None]]) -> Task:
-    def run(self: Task, *args: Any) -> None:
+def _task(name: str, strategy: Callable[..., Callable[..., None]]) -> AnyTask:
+    def run(self: AnyTask, *args: Any) -> None:
         raise RuntimeError(f"{name} is taken by its Strategy and never run as a task")
 
-    return type("HeadwayTask", (Task,), {"name": name, "run": run, "Strategy": staticmethod(strategy)})()
+    kind: type[AnyTask] = type("Hint", (Task,), {"name": name, "run": run, "Strategy": staticmethod(strategy)})
+    return kind()
 
 
-def _ignore(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+def _ignore(task: AnyTask, app: Celery, consumer: Any) -> Callable[..., None]:
     return lambda message, *args, **kwargs: message.ack()

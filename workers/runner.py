@@ -18,6 +18,7 @@ from batching.policy import Waiting
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
 from headway.notices import Ended
+from headway.registry import State
 from headway.types import Claimed, Outcome
 from storage.predictions import Finished, Predictions, Returned
 from workers import metrics
@@ -58,7 +59,7 @@ class Runner:
         finisher: Finisher,
         publisher: Publisher,
         loading: threading.Semaphore,
-        on_state: Callable[[str, str | None, Loaded | None], None],
+        on_state: Callable[[State, str | None, Loaded | None], None],
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
         """`loading` bounds how many models load at once.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from headway.errors import StorageUnavailable
 from headway.manifest import Found, Manifest, with_signature
 from headway.notices import Ended
+from headway.registry import State
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.workers import Served
@@ -47,7 +48,7 @@ class Serving:
         self._manifest = manifest
         self._on_ended = on_ended
         self._lock = threading.Lock()
-        self._states: dict[int, str] = {}
+        self._states: dict[int, State] = {}
         self._total = 0
         self._rate = 0.0
         self._counted = (time.monotonic(), 0)
@@ -105,11 +106,11 @@ class Serving:
             self._total += len(ended)
         self._on_ended(ended, ids)
 
-    def _on_state(self, instance: int, state: str, reason: str | None, loaded: Loaded | None) -> None:
+    def _on_state(self, instance: int, state: State, reason: str | None, loaded: Loaded | None) -> None:
         """The placement is ready while any instance is."""
         with self._lock:
             self._states[instance] = state
-            shown = "ready" if "ready" in self._states.values() else state
+            shown: State = "ready" if "ready" in self._states.values() else state
         log.info(
             "%s@%s on %s: %s%s",
             self.model,

@@ -86,3 +86,9 @@ SELECT body FROM inputs WHERE id = :id;
 
 -- count_by_status
 SELECT status, count(*) FROM predictions GROUP BY status;
+
+-- hold_lease
+-- Taken when nobody holds it, when it has run out by the database's clock, or by its holder again.
+INSERT INTO leases (name, holder, until) VALUES (:lease, :holder, :now + :duration)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE leases.holder = excluded.holder OR leases.until < :now;

@@ -91,6 +91,11 @@ CREATE TABLE placements (
     rate {real} NOT NULL DEFAULT 0,
     PRIMARY KEY (worker_id, model, version)
 ) {hot};
+CREATE TABLE leases (
+    name {text} PRIMARY KEY,
+    holder {text} NOT NULL,
+    until {bigint} NOT NULL
+) {strict};
 CREATE INDEX predictions_queued ON predictions (line, position, id) WHERE queued;
 CREATE INDEX predictions_expiring ON predictions (expires_at) WHERE queued AND expires_at IS NOT NULL;
 CREATE INDEX predictions_tenant ON predictions (tenant_id, id);
