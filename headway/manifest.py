@@ -232,7 +232,7 @@ def _aliases(raw: object) -> dict[str, str]:
         raise ManifestError("[aliases]: expected a table of alias = version")
     for alias in raw:
         if not NAME.fullmatch(alias):
-            raise ManifestError(f"[aliases] {alias!r} is no name: {_NAME_RULE}")
+            raise ManifestError(f"[aliases] {alias!r} is no name: {NAME_RULE}")
     return {alias: _version(f"[aliases] {alias}", version) for alias, version in raw.items()}
 
 
@@ -243,7 +243,7 @@ def _version(where: str, raw: object) -> str:
     return text
 
 
-_NAME_RULE = "lower-case letters, digits, and . _ - after the first character, at most 64"
+NAME_RULE = "lower-case letters, digits, and . _ - after the first character, at most 64"
 
 
 def scan(models: Path) -> list[Found]:
@@ -252,17 +252,18 @@ def scan(models: Path) -> list[Found]:
         folders = sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
     except OSError as error:
         raise ManifestError(f"the models folder {models} cannot be read: {error.strerror}") from error
-    return [found for folder in folders for found in _scan_model(folder)]
+    return [found for folder in folders for found in scan_model(folder)]
 
 
-def _scan_model(folder: Path) -> list[Found]:
+def scan_model(folder: Path) -> list[Found]:
+    """The versions of one model that should be served; whatever is wrong is in there as `error`."""
     model = folder.name
 
     def broken(version: str, reason: str) -> Found:
         return Found(model=model, version=version, path=folder / version, error=reason)
 
     if not NAME.fullmatch(model):
-        return [broken("", f"the folder name {model!r} is no model name: {_NAME_RULE}")]
+        return [broken("", f"the folder name {model!r} is no model name: {NAME_RULE}")]
     try:
         versions = _versions(folder)
         if not versions:
