@@ -7,8 +7,6 @@ was configured from the environment. It is read-only, and beyond loopback it nee
 import os
 from collections.abc import Mapping
 
-from celery import Celery
-
 from headway.broker import celery_config
 from headway.errors import SettingsError
 from launch.addresses import is_loopback
@@ -33,6 +31,8 @@ def check_access(host: str, environ: Mapping[str, str]) -> None:
 
 def main(redis_url: str, host: str, port: int) -> int:
     """Serves until SIGTERM or SIGINT. Raises SettingsError."""
+    from celery import Celery  # not in the supervisor, which only checks the access
+
     check_access(host, os.environ)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -43,7 +43,7 @@ class Up:
         version.mkdir(parents=True)
         (version / "model.py").write_text(MODEL)
         self.process = self.start()
-        self.ready_line = self._read_line(90)
+        self.ready_line = self.read_line(90)
         urls = dict(word.split("=", 1) for word in self.ready_line.split()[1:])
         self.data_url, self.control_url, self.flower_url = urls["data"], urls["control"], urls["flower"]
 
@@ -56,7 +56,7 @@ class Up:
             stdout=subprocess.PIPE,
         )
 
-    def _read_line(self, timeout_s: float) -> str:
+    def read_line(self, timeout_s: float) -> str:
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], timeout_s)
         assert readable, "no ready line in time"
@@ -81,8 +81,19 @@ class Up:
         self.process.communicate(timeout=20)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """For what ends as it began: the system is up."""
+    running = Up(tmp_path_factory.mktemp("shared"))
+    try:
+        yield running
+    finally:
+        running.close()
+
+
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
+def own(tmp_path: Path) -> Iterator[Up]:
+    """For what ends it."""
     running = Up(tmp_path)
     try:
         yield running
@@ -120,48 +131,49 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def test_one_command_answers_predictions_and_leaves_nothing_behind(up: Up) -> None:
-    assert up.predict(21)["output"] == 42
-    assert httpx.get(f"{up.flower_url}/healthcheck").status_code == 200
-
-    family = descendants(up.process.pid)
-    assert len(family) >= 6  # valkey, utility, flower, api, worker and its device process
-    began = time.monotonic()
-    up.process.send_signal(signal.SIGTERM)
-    assert up.process.wait(20) == 0
-    assert time.monotonic() - began < 15
-    assert [pid for pid in family if not gone(pid)] == []
-    left = {path.name for path in up.data.rglob("*")}
-    assert {name for name in left if not name.startswith("headway.db")} == set()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{up.data_url}/health")
-
-
-def test_no_password_stands_in_a_command_line(up: Up) -> None:
-    config = (up.data / "valkey" / "valkey.conf").read_text()
+def test_no_password_stands_in_a_command_line(shared: Up) -> None:
+    config = (shared.data / "valkey" / "valkey.conf").read_text()
     (password,) = [line.split()[1] for line in config.splitlines() if line.startswith("requirepass")]
-    for pid in descendants(up.process.pid):
+    for pid in descendants(shared.process.pid):
         assert password not in " ".join(command_line(pid))
 
 
-def test_a_second_up_on_the_same_data_is_refused(up: Up) -> None:
-    second = up.start()
+def test_a_second_up_on_the_same_data_is_refused(shared: Up) -> None:
+    second = shared.start()
     assert second.wait(30) == 2
-    assert second.stdout is not None
-    second.stdout.close()
-    assert up.predict(1)["output"] == 2
+    said, _ = second.communicate()
+    assert said == b""
+    assert shared.predict(1)["output"] == 2
 
 
-def test_every_part_that_is_killed_comes_back(up: Up) -> None:
-    for name, pid in up.parts().items():
+def test_every_part_that_is_killed_comes_back(shared: Up) -> None:
+    parts = shared.parts()
+    assert len(parts) == 5  # valkey, utility, flower, api, worker
+    for name, pid in parts.items():
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda name=name, pid=pid: up.parts().get(name, pid) != pid, 15, f"a new {name}")  # type: ignore[misc]
-        assert up.predict(4)["output"] == 8
+        wait_until(lambda name=name, pid=pid: shared.parts().get(name, pid) != pid, 15, f"a new {name}")  # type: ignore[misc]
+        assert shared.predict(4)["output"] == 8
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed_and_the_next_one_starts(up: Up, tmp_path: Path) -> None:
-    family = descendants(up.process.pid)
-    up.close()
+def test_one_command_answers_predictions_and_leaves_nothing_behind(own: Up) -> None:
+    assert own.predict(21)["output"] == 42
+    assert httpx.get(f"{own.flower_url}/healthcheck").status_code == 200
+
+    family = descendants(own.process.pid)
+    assert len(family) >= 6  # the five parts and the worker's device process
+    began = time.monotonic()
+    own.process.send_signal(signal.SIGTERM)
+    assert own.process.wait(20) == 0
+    assert time.monotonic() - began < 15
+    assert [pid for pid in family if not gone(pid)] == []
+    assert [path.name for path in own.data.rglob("*") if not path.name.startswith("headway.db")] == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{own.data_url}/health")
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed_and_the_next_one_starts(own: Up) -> None:
+    family = descendants(own.process.pid)
+    own.close()
     wait_until(lambda: all(gone(pid) for pid in family), 10, "every process to be gone")
-    up.process = up.start()
-    assert up._read_line(60).startswith("ready ")
+    own.process = own.start()
+    assert own.read_line(60).startswith("ready ")
