@@ -1,8 +1,10 @@
 """The API's Prometheus series: what each means, and what to do when it looks wrong."""
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
 
 from api.answers import Answer
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter(
     "headway_api_requests",

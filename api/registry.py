@@ -43,7 +43,9 @@ class Target:
             try:
                 checked = check(value, self.inputs)
             except InputRefused as refused:
-                raise Problem.invalid(refused.detail, pointer=pointer + refused.pointer) from refused
+                place = pointer + refused.pointer
+                errors = [{"pointer": place, "detail": refused.detail}]
+                raise Problem("validation_failed", f"{place} {refused.detail}.", errors=errors) from refused
         if self.size_by == "bytes":
             return len(body), checked.shape
         return (checked.elements if self.size_by == "shape" else 1), checked.shape
