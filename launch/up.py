@@ -55,6 +55,8 @@ class Options:
 def run(options: Options) -> int:
     """Until SIGINT or SIGTERM; returns the exit code. Raises HeadwayError where it cannot start."""
     _refuse_exposure(options)
+    if not options.models.is_dir():
+        raise SettingsError(f"there is no models folder at {options.models}; `headway init NAME` makes one")
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(lock.hold(options.data / "lock"))

@@ -13,6 +13,7 @@ from launch.up import Options, run
 
 @pytest.fixture
 def options(tmp_path: Path) -> Options:
+    (tmp_path / "models").mkdir()
     return Options(
         models=tmp_path / "models",
         data=tmp_path / "data",
@@ -51,3 +52,8 @@ def test_a_port_that_is_taken_is_named(options: Options, name: str) -> None:
 def test_a_device_that_is_none_is_refused(options: Options) -> None:
     with pytest.raises(SettingsError, match="'gpu' is no device"):
         run(dataclasses.replace(options, devices="gpu"))
+
+
+def test_a_models_folder_that_is_not_there_is_named(options: Options) -> None:
+    with pytest.raises(SettingsError, match="elsewhere"):
+        run(dataclasses.replace(options, models=options.models / "elsewhere"))
