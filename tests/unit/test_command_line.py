@@ -1,0 +1,32 @@
+"""The command line's promises about itself."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from headway import __version__
+from launch.cli import app
+
+
+def test_it_says_its_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"headway {__version__}\n"
+
+
+def test_every_option_is_also_an_environment_variable() -> None:
+    group = typer.main.get_group(app)
+    options = [
+        (name, option)
+        for name, command in group.commands.items()
+        for option in command.params
+        if option.param_type_name == "option" and option.name != "help"
+    ]
+    assert len(options) > 20
+    for name, option in options:
+        assert option.name is not None
+        assert isinstance(option.envvar, str), f"{name} --{option.name}"
+        assert option.envvar.startswith("HEADWAY_")
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    assert CliRunner().invoke(app, ["up", "--port", port]).exit_code == 2
