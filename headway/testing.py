@@ -2,7 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from headway import broker
+from headway.clock import new_id
+from headway.types import NewPrediction
 
 T = TypeVar("T")
 
@@ -15,3 +20,21 @@ def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = 
             raise TimeoutError(f"waited {timeout_s} s for {what}; at last it was {answer!r}")
         time.sleep(0.005)
     return answer
+
+
+def new_prediction(**fields: Any) -> NewPrediction:
+    """A submission to `digits@1` with a fresh id; `fields` replace what it would have."""
+    prediction = NewPrediction(
+        id=new_id(),
+        tenant_id="default",
+        model="digits",
+        version="1",
+        alias=None,
+        line=broker.line("digits", "1", 5),
+        priority=5,
+        size=9,
+        shape=None,
+        max_attempts=3,
+        body=b'{"x": [1]}',
+    )
+    return replace(prediction, **fields)

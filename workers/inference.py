@@ -4,16 +4,20 @@ This process takes hints from Redis, claims rows, and writes results; it never i
 in device processes of its own (`workers.device`), loaded and warm before the first hint is fetched.
 """
 
+import contextlib
 import logging
 import os
 import platform
 import threading
 import time
+import warnings
 
 import prometheus_client
+from celery.exceptions import SecurityWarning
 
 from headway import logs
 from headway.clock import new_id
+from headway.errors import StorageUnavailable
 from headway.manifest import Found, scan
 from headway.settings import Settings
 from storage.engine import Database
@@ -107,7 +111,8 @@ def main(
     intake.close()
     publisher.close()
     heartbeat.close()
-    workers.retire(worker_id)
+    with contextlib.suppress(StorageUnavailable):  # the janitor will bury it
+        workers.retire(worker_id)
     database.close()
     return 0
 
@@ -122,6 +127,8 @@ def register(models: Models, worker_id: str, device: str, found: Found) -> None:
 
 def consume(intake: Intake, node: str) -> None:
     """Celery's event loop, until a signal ends it."""
+    # Celery warns root of pickle; nothing here accepts pickle.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = intake.celery_app()
     worker = app.Worker(
         hostname=node,

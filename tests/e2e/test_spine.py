@@ -1,0 +1,218 @@
+"""The promise, on whole processes: batches form by themselves, a bad item fails alone, and what was accepted ends right
+whatever is killed."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from headway.testing import RunningHeadway, wait_until
+
+ECHO = """
+import time
+from headway import Model
+
+class Echo(Model):
+    def predict(self, inputs):
+        return [{"value": value, "batch": len(inputs)} for value in inputs]
+"""
+
+MOODY = """
+import math, os, signal
+from headway import Model
+
+class Moody(Model):
+    def predict(self, inputs):
+        if "raise" in inputs:
+            raise RuntimeError("a bad item is among them")
+        if "exit" in inputs:
+            os._exit(3)
+        if "segv" in inputs:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "short" in inputs:
+            return [1]
+        special = {"nan": math.nan, "exception": ValueError("this one"), "unserialisable": object(), "none": None}
+        return [special.get(value, value) for value in inputs]
+"""
+
+MOODY_TOML = """
+[batching]
+max_wait_ms = 200
+
+[limits]
+max_attempts = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def headway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
+    folder = tmp_path_factory.mktemp("spine")
+    for name, source in {"echo": ECHO, "moody": MOODY}.items():
+        version = folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(source)
+    (folder / "models" / "moody" / "model.toml").write_text(MOODY_TOML)
+    with RunningHeadway(folder) as running:
+        yield running
+
+
+async def submit(client: httpx.AsyncClient, model: str, value: object) -> str:
+    """The id of an accepted prediction; tries again while the front is away, as a client would."""
+    while True:
+        try:
+            answer = await client.post(f"/v1/models/{model}/predictions", json={"input": value})
+        except httpx.TransportError:
+            await asyncio.sleep(0.1)
+            continue
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+
+async def result(client: httpx.AsyncClient, id_: str, deadline: float) -> dict[str, Any]:
+    while True:
+        answer = await client.get(f"/v1/predictions/{id_}", headers={"Prefer": "wait=10"})
+        prediction: dict[str, Any] = answer.json()
+        if prediction["status"] in ("succeeded", "failed", "canceled", "expired"):
+            return prediction
+        assert time.monotonic() < deadline, prediction
+
+
+def test_a_thousand_predictions_by_fifty_callers_form_batches_and_come_back_right(headway: RunningHeadway) -> None:
+    async def callers() -> list[tuple[int, dict[str, Any]]]:
+        numbers = iter(range(1000))
+        done: list[tuple[int, dict[str, Any]]] = []
+
+        async def caller(client: httpx.AsyncClient) -> None:
+            for number in numbers:
+                answer = await client.post(
+                    "/v1/models/echo/predictions", json={"input": number}, headers={"Prefer": "wait=30"}
+                )
+                assert answer.status_code == 200
+                done.append((number, answer.json()))
+
+        limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
+        async with httpx.AsyncClient(base_url=headway.data_url, limits=limits, timeout=60) as client:
+            await asyncio.gather(*(caller(client) for _ in range(50)))
+        return done
+
+    done = asyncio.run(callers())
+    assert sorted(number for number, _ in done) == list(range(1000))
+    for number, prediction in done:
+        assert prediction["output"]["value"] == number
+        assert prediction["output"]["batch"] == prediction["metrics"]["batch_size"] <= 32
+    mean = sum(prediction["metrics"]["batch_size"] for _, prediction in done) / len(done)
+    print(f"mean batch size {mean:.1f}")
+    assert mean > 8
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "charged"),
+    [
+        ("raise", "model_error", False),
+        ("exception", "model_error", False),
+        ("nan", "output_invalid", False),
+        ("unserialisable", "output_invalid", False),
+        ("short", "output_invalid", False),
+        ("exit", "worker_lost", True),
+        ("segv", "worker_lost", True),
+    ],
+)
+def test_a_bad_item_fails_alone(headway: RunningHeadway, bad: str, code: str, charged: bool) -> None:
+    instances: list[object] = [*range(31), bad]
+    answer = httpx.post(
+        f"{headway.data_url}/v1/models/moody:predict",
+        json={"instances": instances},
+        headers={"Prefer": "wait=50"},
+        timeout=60,
+    )
+    problem = answer.json()
+    assert answer.status_code == (422 if code == "output_invalid" else 500), problem
+    predictions = problem["predictions"]
+    failed = {one["index"]: one for one in predictions if one["code"] is not None}
+    assert [(index, one["code"]) for index, one in failed.items()] == [(31, code)]
+    for one in predictions:
+        prediction = httpx.get(f"{headway.data_url}/v1/predictions/{one['id']}").json()
+        if one["index"] != 31:
+            assert prediction["status"] == "succeeded"
+            assert prediction["output"] == one["index"]
+        if not charged:
+            assert prediction["attempt"] == 1
+
+
+def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(headway: RunningHeadway) -> None:
+    accepted: dict[str, int] = {}
+    killed: list[str] = []
+
+    async def load(client: httpx.AsyncClient, enough: asyncio.Event) -> None:
+        while not enough.is_set():
+            number = len(accepted) * 7919
+            accepted[await submit(client, "echo", number)] = number
+
+    async def assassin(enough: asyncio.Event) -> None:
+        for part in ("device", "worker", "valkey"):
+            before = len(accepted)
+            while len(accepted) < before + 150:
+                await asyncio.sleep(0.01)
+            pid = headway.pid_of(part)
+            os.kill(pid, signal.SIGKILL)
+            killed.append(part)
+        await asyncio.sleep(1.0)  # load goes on while the last one comes back
+        enough.set()
+
+    async def run() -> list[dict[str, Any]]:
+        enough = asyncio.Event()
+        async with httpx.AsyncClient(base_url=headway.data_url, timeout=60) as client:
+            await asyncio.gather(assassin(enough), *(load(client, enough) for _ in range(8)))
+            deadline = time.monotonic() + 30
+            return await asyncio.gather(*(result(client, id_, deadline) for id_ in accepted))
+
+    predictions = asyncio.run(run())
+    assert killed == ["device", "worker", "valkey"]
+    assert len(predictions) >= 450
+    assert {prediction["status"] for prediction in predictions} == {"succeeded"}
+    for prediction in predictions:
+        assert prediction["output"]["value"] == accepted[prediction["id"]]
+
+
+def test_submissions_are_accepted_while_redis_hangs_and_run(headway: RunningHeadway) -> None:
+    pid = headway.pid_of("valkey")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        ids = []
+        for number in range(20):
+            began = time.monotonic()
+            answer = httpx.post(f"{headway.data_url}/v1/models/echo/predictions", json={"input": number})
+            assert answer.status_code == 202
+            assert time.monotonic() - began < 2
+            ids.append(answer.json()["id"])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    def all_done() -> bool:
+        answers = [httpx.get(f"{headway.data_url}/v1/predictions/{id_}").json() for id_ in ids]
+        return [one["status"] for one in answers] == ["succeeded"] * len(ids)
+
+    wait_until(all_done, 30, "the predictions to run")
+
+
+def test_a_broken_model_is_listed_with_its_reason_and_stops_nobody(tmp_path: Path) -> None:
+    for name, source in {"good": ECHO, "broken": "raise RuntimeError('no weights here')"}.items():
+        version = tmp_path / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(source)
+    with RunningHeadway(tmp_path) as running:
+        answer = httpx.get(f"{running.data_url}/v1/models/broken/versions").json()
+        (version_,) = answer["data"]
+        assert version_["state"] == "failed"
+        assert "no weights here" in version_["reason"]
+        refused = httpx.post(f"{running.data_url}/v1/models/broken/predictions", json={"input": 1})
+        assert refused.status_code == 503
+        assert "no weights here" in refused.json()["detail"]
+        answered = httpx.post(f"{running.data_url}/v1/models/good:predict", json={"instances": [1]}, timeout=30)
+        assert answered.json()["predictions"][0]["value"] == 1
