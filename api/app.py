@@ -4,6 +4,7 @@ Every route is FastAPI's, so that OpenAPI, 404 and 405 with Allow are right; the
 stands in front and awaits the same functions.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
@@ -140,13 +142,28 @@ def _response(answer: Answer) -> Response:
     return response
 
 
+class _Name(Convertor[str]):
+    """A segment without `:`, which separates a verb: GET of `/v1/models/x:predict` is 405, not a model of that name."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("name", _Name())
+
+
 def _route(service: Service, endpoint: Endpoint) -> APIRoute:
     async def respond(request: Request) -> Response:
         call = Call(request.scope, request.receive, request.path_params, request.scope[hot.REQUEST_ID])
         return _response(await endpoint.function(service, call))
 
     return APIRoute(
-        endpoint.path,
+        re.sub(r"{(\w+)}", r"{\1:name}", endpoint.path),
         respond,
         methods=[endpoint.method],
         name=f"{endpoint.function.__name__} {endpoint.path}",

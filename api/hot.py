@@ -100,4 +100,4 @@ def _pattern(path: str) -> str:
 
 
 def _route_of(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "other")
+    return getattr(scope.get("route"), "path_format", "other")
