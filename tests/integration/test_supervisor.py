@@ -188,6 +188,7 @@ def test_a_connection_waits_while_the_part_that_answers_is_replaced(supervise: S
     first = supervised.started("api")
     assert ask(supervised.port) == b"served"
     os.kill(first, signal.SIGKILL)
+    wait_until(lambda: gone(first), 5, "the part to be gone, so that it does not take the connection with it")
     assert ask(supervised.port) == b"served"
     assert supervised.started("api", times=2) != first
     assert supervised.stop(signal.SIGTERM) == 0
