@@ -117,6 +117,8 @@ class Runner:
 
         The window must be closed before.
         """
+        with self._changed:
+            self._changed.notify_all()  # feed may wait for a slot, and looks at the window only when woken
         self._feed_thread.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
             self._changed.wait_for(lambda: not self._in_flight, max(0.0, deadline - time.monotonic()))

@@ -6,7 +6,6 @@ import threading
 
 import redis
 
-from headway import logs
 from headway.settings import Settings
 from storage.engine import Database
 from workers.janitor import Janitor
@@ -17,7 +16,6 @@ log = logging.getLogger(__name__)
 
 def main(settings: Settings) -> int:
     """Until SIGTERM or SIGINT."""
-    logs.configure("utility")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
