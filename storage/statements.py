@@ -13,7 +13,7 @@ Dialect = Literal["sqlite", "postgresql"]
 
 _HEADING = re.compile(r"^-- (\w+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
-_PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)(::bytea\[\])?")
 _POSTGRESQL_NOW = "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint"
 
 
@@ -31,7 +31,12 @@ def statements(dialect: Dialect) -> dict[str, str]:
 
 
 def _for_psycopg(sql: str) -> str:
-    return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%").replace(":now", _POSTGRESQL_NOW))
+    def parameter(match: re.Match[str]) -> str:
+        name, binary = match.groups()
+        # In binary: psycopg spells each byte of a text array in Python, 40 times slower.
+        return f"%({name})b{binary}" if binary else f"%({name})s"
+
+    return _PARAMETER.sub(parameter, sql.replace("%", "%%").replace(":now", _POSTGRESQL_NOW))
 
 
 #: Rows in one INSERT or UPDATE of SQLite.

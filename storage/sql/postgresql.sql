@@ -23,10 +23,11 @@ RETURNING id::text, position;
 SELECT id::text, position FROM predictions WHERE id = ANY(:ids::uuid[]);
 
 -- claim
--- Takes what is still queued and nobody else is about to change, for a worker that is live.
+-- Takes what is still queued and nobody else is about to change, for a worker that is live. By id and status, not by
+-- the marker `queued`: with that a planner that believes the queue to be short would walk all of it.
 WITH c AS MATERIALIZED (
     SELECT id FROM predictions
-    WHERE id = ANY(:ids::uuid[]) AND queued AND line = ANY(:lines::text[]) AND (expires_at IS NULL OR expires_at > :now)
+    WHERE id = ANY(:ids::uuid[]) AND status = 0 AND line = ANY(:lines::text[]) AND (expires_at IS NULL OR expires_at > :now)
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
 k AS (
     INSERT INTO claims (id, worker_id, ids, at)
@@ -119,7 +120,7 @@ FROM claims c WHERE c.worker_id = :worker_id;
 -- cancel_queued
 -- A row that is locked is being claimed: it is not queued any more.
 WITH f AS MATERIALIZED (
-    SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) AND queued ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) AND status = 0 ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;

