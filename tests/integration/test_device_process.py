@@ -1,0 +1,531 @@
+"""The device process with real processes: what a model may do to it, and what the worker then sees."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from headway.errors import ItemCode, ManifestError
+from headway.manifest import read, scan_model
+from headway.model import Context
+from headway.testing import wait_until
+from headway.types import Outcome
+from launch import check, scaffold
+from workers import loaders
+from workers.executor import DeviceHung, DeviceLost, Executor, LoadFailed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OBEDIENT = """
+import ctypes, os, subprocess, sys, threading, time
+import numpy as np
+from headway import InvalidInput, Model
+
+class Obedient(Model):
+    def load(self, context):
+        self.context = context
+        print("loaded", context.device)
+
+    def predict(self, inputs, context):
+        return [self.do(value, item.id) for value, item in zip(inputs, context.items, strict=True)]
+
+    def do(self, value, id_):
+        match value:
+            case "exit": os._exit(3)
+            case "segfault": ctypes.string_at(0)
+            case "hang": threading.Event().wait()
+            case "print": print("x" * 200_000); os.write(1, b"y" * 200_000)
+            case "raise": raise ValueError("asked to")
+            case "return": return InvalidInput("asked to")
+            case "nan": return float("nan")
+            case "array": return np.arange(3, dtype=np.float32)
+            case "config": return self.context.config["config"]
+            case "environment": return {k: os.environ.get(k) for k in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+            case "torch": return "torch" in sys.modules
+            case "path": return sys.path[0]
+            case "child":
+                return subprocess.Popen(["sleep", "300"], close_fds=False).pid
+        return [id_, value]
+"""
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Executor]]:
+    """Writes a model folder and makes its executor; ends every process that a test leaves behind."""
+    made: list[Executor] = []
+
+    def serve(model_py: str | None = OBEDIENT, toml: str = "", device: str = "cpu") -> Executor:
+        folder = tmp_path / "models" / f"m{len(made)}"
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+        (folder / "model.toml").write_text(toml, encoding="utf-8")
+        if model_py is not None:
+            (folder / "1" / "model.py").write_text(textwrap.dedent(model_py), encoding="utf-8")
+        made.append(Executor(model=folder.name, version="1", path=folder / "1", manifest=read(folder), device=device))
+        return made[-1]
+
+    yield serve
+    for executor in made:
+        executor.kill()
+
+
+def run(executor: Executor, *values: Any, call_id: int = 1) -> list[Outcome]:
+    executor.submit(call_id, [(f"id-{index}", msgspec.json.encode(value)) for index, value in enumerate(values)])
+    reply = executor.receive()
+    assert reply.call_id == call_id
+    return reply.outcomes
+
+
+def answers(outcomes: list[Outcome]) -> list[Any]:
+    return [msgspec.json.decode(o.output) if o.output is not None else o.error and o.error.code for o in outcomes]
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended (a zombie that nobody reaps has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_each_item_gets_its_own_answer_and_a_bad_one_fails_alone(serve: Callable[..., Executor]) -> None:
+    executor = serve()
+    loaded = executor.load()
+    assert (loaded.framework, loaded.inputs) == ("python", {})
+    assert loaded.memory_bytes is not None
+    outcomes = run(executor, "a", "raise", "return", "nan", "array", "b")
+    assert answers(outcomes) == [
+        ["id-0", "a"], ItemCode.MODEL_ERROR, ItemCode.INVALID_INPUT, ItemCode.OUTPUT_INVALID, [0, 1, 2], ["id-5", "b"],
+    ]  # fmt: skip
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.message == "ValueError: asked to"
+    assert [o.batch_size for o in run(executor, *"abc", call_id=2)] == [3, 3, 3]
+
+
+def test_two_calls_in_flight_are_answered_in_order(serve: Callable[..., Executor]) -> None:
+    executor = serve()
+    executor.load()
+    big = [(str(index), msgspec.json.encode("z" * 1_000_000)) for index in range(8)]  # more than a pipe holds
+    executor.submit(1, big)
+    executor.submit(2, big)
+    assert [executor.receive().call_id, executor.receive().call_id] == [1, 2]
+
+
+def test_what_a_model_prints_stays_out_of_the_conversation(serve: Callable[..., Executor]) -> None:
+    executor = serve()
+    executor.load()
+    assert answers(run(executor, "print", "a")) == [["id-0", "print"], ["id-1", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("deed", "said"), [("exit", "exited with code 3"), ("segfault", f"signal {signal.SIGSEGV.value} ")]
+)
+def test_a_crash_is_seen_at_once_and_told_how(serve: Callable[..., Executor], deed: str, said: str) -> None:
+    executor = serve()
+    executor.load()
+    with pytest.raises(DeviceLost, match=said):
+        run(executor, "a", deed)
+    with pytest.raises(DeviceLost):
+        executor.submit(2, [("id", b"1")])
+    executor.kill()
+    fresh = serve()
+    fresh.load()
+    assert answers(run(fresh, "a")) == [["id-0", "a"]]
+
+
+def test_a_hang_is_seen_after_the_timeout_also_behind_a_call_that_was_fine(serve: Callable[..., Executor]) -> None:
+    executor = serve(toml="[limits]\ntimeout_s = 0.3")
+    executor.load()
+    executor.submit(1, [("a", b'"a"')])
+    executor.submit(2, [("b", b'"hang"')])
+    assert executor.receive().call_id == 1
+    with pytest.raises(DeviceHung, match=r"0\.3 s"):
+        executor.receive()
+    pid = executor.pid
+    executor.kill()
+    assert pid is not None
+    assert gone(pid)
+
+
+def test_a_hang_is_seen_though_the_worker_was_waiting_before_the_call(serve: Callable[..., Executor]) -> None:
+    executor = serve(toml="[limits]\ntimeout_s = 0.3")
+    executor.load()
+    seen: list[BaseException] = []
+
+    def receive() -> None:
+        try:
+            executor.receive()
+        except DeviceHung as error:
+            seen.append(error)
+
+    waiting = threading.Thread(target=receive)
+    waiting.start()
+    executor.submit(1, [("a", b'"hang"')])
+    waiting.join(10)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_whoever_waits_for_a_reply_learns_that_the_process_was_ended(serve: Callable[..., Executor], end: str) -> None:
+    executor = serve()
+    executor.load()
+    seen: list[BaseException] = []
+
+    def receive() -> None:
+        try:
+            executor.receive()
+        except DeviceLost as error:
+            seen.append(error)
+
+    waiting = threading.Thread(target=receive)
+    waiting.start()
+    getattr(executor, end)()
+    waiting.join(10)
+    assert len(seen) == 1
+    with pytest.raises(DeviceLost):
+        executor.submit(1, [])
+    executor.close()  # twice does no harm
+
+
+def test_a_model_that_ignores_a_polite_end_is_killed(serve: Callable[..., Executor]) -> None:
+    executor = serve()
+    executor.load()
+    pid = executor.pid
+    executor.submit(1, [("a", b'"hang"')])
+    executor.close()
+    assert pid is not None
+    assert gone(pid)
+
+
+def test_a_helper_of_the_model_dies_with_it_and_hides_no_crash(serve: Callable[..., Executor]) -> None:
+    executor = serve()
+    executor.load()
+    ((helper),) = answers(run(executor, "child"))
+    assert not gone(helper)
+    assert executor.pid is not None
+    os.kill(executor.pid, signal.SIGKILL)
+    with pytest.raises(DeviceLost, match=r"signal 9"):
+        executor.receive()
+    executor.kill()
+    wait_until(lambda: gone(helper), what="the helper's end")
+
+
+def test_the_process_dies_with_its_worker(serve: Callable[..., Executor], tmp_path: Path) -> None:
+    serve()
+    worker = """
+        import sys, threading
+        from pathlib import Path
+        from headway.manifest import read
+        from workers.executor import Executor
+        folder = Path(sys.argv[1])
+        executor = Executor(model="m", version="1", path=folder / "1", manifest=read(folder), device="cpu")
+        loading = threading.Thread(target=executor.load)  # a thread that ends: the process must outlive that one
+        loading.start(); loading.join()
+        executor.submit(1, [("a", b'"a"')]); executor.receive()
+        executor.submit(2, [("a", b'"hang"')])
+        print(executor.pid, flush=True)
+        threading.Event().wait()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(worker), str(tmp_path / "models" / "m0")],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert not gone(child)
+        parent.kill()
+    wait_until(lambda: gone(child), what="the device process's end")
+
+
+@pytest.mark.parametrize(
+    ("model_py", "toml", "said"),
+    [
+        ("class A(:", "", r"SyntaxError: .*model\.py, line 1"),
+        ("import nowhere", "", r"ModuleNotFoundError: .*'nowhere' \(model\.py, line 1\)"),
+        ("x = 1", "", r"no subclass of headway\.Model"),
+        ("from headway import Model\nclass A(Model): pass", "", "abstract"),
+        ("import sys\nsys.exit(4)", "", r"SystemExit: 4"),
+        ("import os\nos._exit(4)", "", "exited with code 4"),
+        (
+            "from headway import Model\nclass A(Model):\n    predict = print\nclass B(Model):\n    predict = print",
+            "",
+            'A and B: say which one, .*"model:A"',
+        ),
+        ("from headway import Model\nclass A(Model):\n    async def predict(self, inputs): ...", "", "async"),
+        (OBEDIENT, "[model]\nexample = 'raise'", r"\[model\] example fails in a batch of 1: .*asked to"),
+        (OBEDIENT, "[model]\nentry = 'model:Nobody'", "model:Nobody"),
+        (None, "", r"no model\.py"),
+    ],
+    ids=[
+        "syntax",
+        "import",
+        "empty",
+        "abstract",
+        "sys.exit",
+        "os._exit",
+        "two",
+        "async",
+        "example",
+        "entry",
+        "no file",
+    ],
+)
+def test_a_broken_model_says_why_it_does_not_load(
+    serve: Callable[..., Executor], model_py: str | None, toml: str, said: str
+) -> None:
+    executor = serve(model_py, toml)
+    with pytest.raises(LoadFailed, match=said):
+        executor.load(timeout_s=30)
+    assert executor.pid is not None
+    assert gone(executor.pid)
+
+
+def test_a_load_that_takes_too_long_is_given_up(serve: Callable[..., Executor]) -> None:
+    executor = serve("import threading\nthreading.Event().wait()")
+    with pytest.raises(LoadFailed, match="within"):
+        executor.load(timeout_s=1)
+    assert executor.pid is not None
+    assert gone(executor.pid)
+
+
+def test_an_unknown_device_is_refused(serve: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LoadFailed, match="gpu7"):
+        serve(device="gpu7").load()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(LoadFailed, match="cuda:2"):
+        serve(device="cuda:2").load()
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4,5", "5"), ("GPU-a,GPU-b", "GPU-b")])
+def test_a_process_is_pinned_before_it_could_import_a_framework(
+    serve: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: str
+) -> None:
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    executor = serve(device="cuda:1")
+    executor.load()
+    assert answers(run(executor, "environment", "torch")) == [
+        {"CUDA_VISIBLE_DEVICES": seen, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+        False,
+    ]
+
+
+def test_the_cpu_sees_no_gpu_and_a_plain_model_no_torch(serve: Callable[..., Executor]) -> None:
+    executor = serve(toml="[config]\nthreshold = 0.5")
+    executor.load()
+    environment, torch, path, config = answers(run(executor, "environment", "torch", "path", "config"))
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert torch is False
+    assert path.endswith("/models/m0/1")
+    assert config == {"threshold": 0.5}
+
+
+def test_typed_inputs_arrive_as_arrays_and_one_that_does_not_fit_fails_alone(serve: Callable[..., Executor]) -> None:
+    model_py = """
+        from headway import Model
+
+        class Doubles(Model):
+            def predict(self, inputs):
+                return [{"dtype": str(i["x"].dtype), "doubled": i["x"] * 2} for i in inputs]
+    """
+    executor = serve(model_py, '[inputs.x]\ndtype = "float32"\nshape = [2]')
+    executor.load()
+    fine = {"dtype": "float32", "doubled": [2.0, 4.0]}
+    outcomes = run(executor, {"x": [1, 2]}, {"x": [1, 2, 3]}, [1, 2])
+    assert answers(outcomes) == [fine, ItemCode.INVALID_INPUT, fine]
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.message.startswith("/x has length 3")
+
+
+def test_an_entry_names_a_class_of_a_package_in_the_version_folder(serve: Callable[..., Executor]) -> None:
+    executor = serve(None, "[model]\nentry = 'net.model:Net'")
+    package = executor._path / "net"
+    package.mkdir()
+    (package / "words.py").write_text("HELLO = 'hello'", encoding="utf-8")
+    (package / "model.py").write_text(
+        "from headway import Model\nfrom net.words import HELLO\n"
+        "class Net(Model):\n    def predict(self, inputs):\n        return [HELLO for _ in inputs]\n",
+        encoding="utf-8",
+    )
+    executor.load()
+    assert answers(run(executor, 1)) == ["hello"]
+
+
+# ── graphs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported once for all tests below: free.pt2, fixed.pt2, few.pt2 (up to 8), script.pt."""
+    import torch
+    from torch.export import Dim, export, save
+
+    class Net(torch.nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"scaled": x * scale, "total": x.sum(dim=1)}
+
+    class Sum(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sum(dim=1)
+
+    folder = tmp_path_factory.mktemp("graphs")
+    batch, length = Dim("batch"), Dim("length", max=64)
+    args = (torch.zeros(2, 5), torch.zeros(2, 1))
+    free = export(Net(), args, dynamic_shapes={"x": {0: batch, 1: length}, "scale": {0: batch}})
+    save(free, folder / "free.pt2")
+    save(export(Sum(), (torch.zeros(2, 5),)), folder / "fixed.pt2")
+    save(export(Sum(), (torch.zeros(2, 5),), dynamic_shapes={"x": {0: Dim("b", max=8)}}), folder / "few.pt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(Sum(), torch.zeros(2, 3)).save(folder / "script.pt")  # type: ignore[no-untyped-call]
+    return folder
+
+
+def put(executor: Executor, source: Path, name: str) -> Executor:
+    (executor._path / name).write_bytes(source.read_bytes())
+    return executor
+
+
+def test_an_exported_graph_says_what_it_takes_and_serves_items_of_unequal_lengths(
+    serve: Callable[..., Executor], graphs: Path
+) -> None:
+    executor = put(serve(None), graphs / "free.pt2", "model.pt2")
+    loaded = executor.load()
+    assert loaded.framework == "torch.export"
+    assert {name: (t.dtype, t.shape) for name, t in loaded.inputs.items()} == {
+        "x": ("float32", (-1,)),
+        "scale": ("float32", (1,)),
+    }
+    assert {name: (t.dtype, t.shape) for name, t in loaded.outputs.items()} == {
+        "scaled": ("float32", (-1,)),
+        "total": ("float32", ()),
+    }
+    outcomes = run(
+        executor,
+        {"x": [1, 2], "scale": [2]},
+        {"x": [1, 2, 3], "scale": [0.5]},
+        {"x": [[1]], "scale": [1]},
+        {"x": [5, 6], "scale": [1e38]},
+        {"x": [3, 4], "scale": [1]},
+    )
+    assert answers(outcomes) == [
+        {"scaled": [2, 4], "total": 3},
+        {"scaled": [0.5, 1, 1.5], "total": 6},
+        ItemCode.INVALID_INPUT,
+        ItemCode.OUTPUT_INVALID,
+        {"scaled": [3, 4], "total": 7},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("graph", "toml", "said"),
+    [
+        ("fixed.pt2", "", "fixed batch size.*torch.export.Dim"),
+        ("few.pt2", "", "max_batch_size = 8"),
+        ("free.pt2", "[inputs.y]\ndtype = 'float32'", "the graph takes x, scale"),
+        (
+            "free.pt2",
+            "[inputs.x]\ndtype = 'float64'\nshape = [-1]\n[inputs.scale]\ndtype = 'float32'\nshape = [1]",
+            r"\[inputs.x\] declares float64",
+        ),
+        ("script.pt", "", "TorchScript, which does not say what it takes"),
+        ("rubbish", "", "zip"),
+    ],
+    ids=["fixed", "few", "names", "dtype", "script", "rubbish"],
+)
+def test_a_graph_that_cannot_be_served_says_why(
+    serve: Callable[..., Executor], graphs: Path, graph: str, toml: str, said: str
+) -> None:
+    (graphs / "rubbish").write_bytes(b"rubbish")
+    executor = put(serve(None, toml), graphs / graph, "model.pt" if graph == "script.pt" else "model.pt2")
+    with pytest.raises(Exception, match=said):  # in this process, which has torch already
+        loaders.load(executor._manifest, Context(path=executor._path, device="cpu", config={}))
+
+
+def test_a_refused_graph_reaches_the_worker_as_a_reason(serve: Callable[..., Executor], graphs: Path) -> None:
+    with pytest.raises(LoadFailed, match="exported with a fixed batch size"):
+        put(serve(None), graphs / "fixed.pt2", "model.pt2").load()
+
+
+def test_torchscript_is_served_with_declared_inputs_and_named_outputs(
+    serve: Callable[..., Executor], graphs: Path
+) -> None:
+    toml = "[inputs.values]\ndtype = 'float32'\nshape = [3]\n[outputs.total]\ndtype = 'float32'"
+    executor = put(serve(None, toml), graphs / "script.pt", "model.pt")
+    assert executor.load().framework == "torchscript"
+    assert answers(run(executor, [1, 2, 3], {"values": [4, 5, 6]}, [1, 2])) == [
+        {"total": 6}, {"total": 15}, ItemCode.INVALID_INPUT,
+    ]  # fmt: skip
+
+
+def test_torch_values_are_sent_and_its_out_of_memory_is_told_apart(serve: Callable[..., Executor]) -> None:
+    model_py = """
+        import torch
+        from headway import Model
+
+        class Torch(Model):
+            def predict(self, inputs):
+                if "huge" in inputs:
+                    torch.empty(10**15)
+                return [{"t": torch.tensor([1.5, 2.0], dtype=torch.bfloat16, requires_grad=True), "s": torch.tensor(3)}
+                        for _ in inputs]
+    """
+    executor = serve(model_py)
+    executor.load()
+    fine = {"t": [1.5, 2.0], "s": 3}
+    assert answers(run(executor, 1, "huge", 2)) == [fine, ItemCode.OUT_OF_MEMORY, fine]
+
+
+# ── init and check ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def checked(folder: Path) -> tuple[int, str]:
+    console = Console(file=StringIO(), width=160)
+    code = check.run(folder, "cpu", console)
+    assert isinstance(console.file, StringIO)
+    return code, console.file.getvalue()
+
+
+def test_what_init_writes_works_as_it_is_and_is_never_overwritten(tmp_path: Path) -> None:
+    folder = scaffold.create(tmp_path / "models", "2nd-model.v1")
+    code, printed = checked(folder)
+    assert code == 0, printed
+    assert "features: float32 [4]" in printed
+    assert "2nd-model.v1@1 works" in printed
+    with pytest.raises(ManifestError, match="exists already"):
+        scaffold.create(tmp_path / "models", "2nd-model.v1")
+    with pytest.raises(ManifestError, match="no model name"):
+        scaffold.create(tmp_path / "models", "../away")
+    assert [found.error for found in scan_model(folder)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('asked to')", "asked to"),
+        ("return inputs if len(inputs) == 1 else None", "a batch of 32 only works in parts"),
+    ],
+    ids=["raises", "cannot batch"],
+)
+def test_check_fails_with_the_reason(tmp_path: Path, body: str, said: str) -> None:
+    folder = scaffold.create(tmp_path, "m")
+    (folder / "1" / "model.py").write_text(
+        f"from headway import Model\nclass M(Model):\n    def predict(self, inputs):\n        {body}\n"
+    )
+    code, printed = checked(folder)
+    assert code == 1
+    assert said in printed
+    assert checked(tmp_path / "nowhere")[0] == 1
