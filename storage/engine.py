@@ -113,6 +113,7 @@ class Database:
                     time.sleep(random.uniform(0, 0.005 * 2**tries))
                 elif kind is Fault.LOST and not lost:
                     lost = True
+                    self._disconnect()  # what broke one connection has broken its siblings
                 elif kind in (Fault.RETRY, Fault.LOST, Fault.AWAY):
                     raise StorageUnavailable(reason(error)) from error
                 else:
@@ -131,10 +132,14 @@ class Database:
     def close(self) -> None:
         """Closes all connections. The last one of SQLite's writes the log back into the file, so it takes a turn."""
         with self._turn():
-            for engine in (self._durable, self._relaxed, self._reading):
-                engine.dispose()
+            self._disconnect()
         if self._turnstile is not None:
             self._turnstile.close()
+
+    def _disconnect(self) -> None:
+        """Closes the idle connections; those in use are closed when they are given back."""
+        for engine in (self._durable, self._relaxed, self._reading):
+            engine.dispose()
 
     def _turn(self) -> contextlib.AbstractContextManager[None]:
         return self._turnstile.passed() if self._turnstile is not None else contextlib.nullcontext()

@@ -23,7 +23,10 @@ class Turnstile:
     @contextlib.contextmanager
     def passed(self) -> Iterator[None]:
         """Waits for the turn; it lasts as long as the block."""
-        descriptors = self._idle.pop() if self._idle else self._open()
+        try:
+            descriptors = self._idle.pop()
+        except IndexError:
+            descriptors = self._open()
         next_, main = descriptors
         try:
             fcntl.flock(next_, fcntl.LOCK_EX)

@@ -6,6 +6,7 @@ Both come from packages and are private to the session; nothing need be installe
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -68,6 +69,9 @@ def new_postgres_server() -> Iterator[Any]:
                 connection.execute("ALTER SYSTEM SET fsync = off")
                 connection.execute("SELECT pg_reload_conf()")
             yield server
+            postmaster = server.get_postmaster_info().process
+            postmaster.send_signal(signal.SIGQUIT)  # without writing out what is deleted next
+            postmaster.wait(20)
 
 
 @pytest.fixture(scope="session")
