@@ -1,4 +1,4 @@
-"""Lost hints and stale leases, by a seeded history of everything that may befall them; at the end every row has drained.
+"""Lost hints and stale leases, by a seeded history of all that may befall them; at the end every row has drained.
 
 Workers here are small actors over the real stores: they pop envelopes, hold a window, claim and finish as the real
 ones do, and may be killed, or paused past their lease and woken again. The janitor's patience runs on a clock that the
