@@ -1,6 +1,5 @@
 """`:predict`: several instances in, their outputs out, in one call. Each instance is a prediction like any other."""
 
-import asyncio
 import logging
 from typing import Any
 
@@ -40,8 +39,8 @@ async def predict(service: Service, call: Call) -> Answer:
         else:
             await service.submitter.submit_all(rows, target.at_most)
         await waiter.wait()
-    except BaseException:
-        await asyncio.shield(_cancel(service, ids))  # what is stored of a call that failed is nobody's
+    except Problem:
+        await _cancel(service, ids)  # SQL refused an instance; the others are nobody's now
         raise
     finally:
         waiter.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from api.problems import Problem
-from api.threads import Threads
+from api.threads import PATIENCE_S, Threads
 from headway import broker
 from headway.errors import InputRefused, StorageUnavailable
 from headway.registry import Version
@@ -114,7 +114,12 @@ class Registry:
         """
         if self._again is None:
             self._again = asyncio.get_running_loop().create_task(self._after(self._refresh))
-        await asyncio.shield(self._again)
+            self._again.add_done_callback(_look)
+        done, _ = await asyncio.wait((self._again,), timeout=PATIENCE_S)
+        if not done:
+            raise StorageUnavailable("the registry cannot be read")
+        for task in done:
+            task.result()
 
     async def _after(self, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:
@@ -155,6 +160,12 @@ class Registry:
 
     def close(self) -> None:
         self._thread.close()
+
+
+def _look(task: asyncio.Task[None]) -> None:
+    """So that a failure is not reported as unseen when everybody who waited for it has left."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _known(view: ModelView, version: str | None, alias: str | None) -> bool:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 
 import uvicorn
@@ -52,7 +53,19 @@ def main(settings: Settings) -> int:
     service = Service(settings)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(service, data, control))
+    _leave_hanging_calls()
     return 0
+
+
+def _leave_hanging_calls() -> None:
+    """The interpreter would wait for a thread whose call to SQL hangs, and the supervisor would have to kill us."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    for thread in others:
+        thread.join(1.0)
+    if any(thread.is_alive() for thread in others):
+        log.warning("a call to the database still hangs; leaving without it")
+        logging.shutdown()
+        os._exit(0)
 
 
 def _loop() -> asyncio.AbstractEventLoop:
