@@ -149,9 +149,9 @@ class Predictions:
     def claim(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
         """Takes those of `ids` that are queued in one of `lines` and not expired, oldest first.
 
-        `claim` is a fresh UUID, used for one call only. Nothing is taken if the worker is not live. If the answer to the
-        COMMIT is lost, the claim is read back by its id; what was taken by a call that raised StorageUnavailable shows
-        in `Workers.claims`.
+        `claim` is a fresh UUID, used for one call only. Nothing is taken if the worker is not live. If the answer to
+        the COMMIT is lost, the claim is read back by its id; what was taken by a call that raised StorageUnavailable
+        shows in `Workers.claims`.
         """
         ids = _valid(ids)
         if not ids:
