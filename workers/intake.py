@@ -9,8 +9,10 @@ that closes then has nothing to put back that is still in a window.
 """
 
 import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 import msgspec
 import redis
 from celery import Celery, Task
+from celery.events import Event
+from celery.utils.time import utcoffset
 from kombu import Exchange, Queue
 
 from batching.policy import Waiting
@@ -36,6 +40,9 @@ AnyTask = Any  # Celery's Task, generic for type checkers only
 _BELL_TASK = "headway.bell"
 #: Every so many fetches the line that has waited longest goes first, so that no priority step starves another.
 _FAIR_EVERY = 10
+#: What Flower is told is bounded: this often, and this many envelopes each time, the latest ones.
+_TELL_EVERY_S = 1.0
+_MOST_EVENTS = 200
 
 
 @dataclass(slots=True)
@@ -49,6 +56,7 @@ class Ticket:
     received: float  # wall clock, seconds, as Celery's events want it
     succeeded: int = 0
     failed: int = 0
+    done: float = 0.0
 
 
 class Intake:
@@ -60,7 +68,9 @@ class Intake:
         self._publisher = publisher
         self._redis_url = redis_url
         self._tickets: dict[str, Ticket] = {}  # by prediction id
-        self._tickets_lock = threading.Lock()
+        self._done: deque[Ticket] = deque(maxlen=_MOST_EVENTS)
+        self._tickets_lock = threading.Lock()  # of the tickets and of who is done
+        self._telling: Any = None  # the timer of `_tell`, on the present connection
         self._consumer: Any = None  # Celery's, anew after each reconnect
         self._bell = _Bell(redis_url)
         self._order = LineOrder(self._accepts)
@@ -88,7 +98,7 @@ class Intake:
 
     def ended(self, ended: dict[str, Ended], ids: Sequence[str]) -> None:
         """These have left the worker, terminal (`ended`) or handed back. From any thread."""
-        complete = []
+        now = time.time()
         with self._tickets_lock:
             for id_ in ids:
                 ticket = self._tickets.pop(id_, None)
@@ -101,10 +111,8 @@ class Intake:
                     else:
                         ticket.failed += 1
                 if ticket.left == 0:
-                    complete.append(ticket)
-        consumer = self._consumer
-        if complete and consumer is not None and consumer.hub is not None:
-            consumer.hub.call_soon(self._tell, complete)
+                    ticket.done = now
+                    self._done.append(ticket)
 
     def close(self) -> None:
         self._consumer = None
@@ -114,6 +122,9 @@ class Intake:
 
     def _strategy(self, task: AnyTask, app: Celery, consumer: Any) -> Callable[..., None]:
         self._consumer = consumer
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = consumer.hub.call_repeatedly(_TELL_EVERY_S, self._tell, consumer)
 
         def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> None:
             # A KeyError that leaves here reads as a lost connection to kombu: nothing may leave here.
@@ -158,27 +169,34 @@ class Intake:
         if channel is not None and channel._in_poll is not None and self._order.left_out:
             self._bell.ring()
 
-    def _tell(self, complete: Iterable[Ticket]) -> None:
-        dispatcher = getattr(self._consumer, "event_dispatcher", None)
-        if dispatcher is None or not dispatcher.enabled:
-            return
-        for ticket in complete:
-            model, version, _ = broker.parse_line(ticket.line)
-            now = time.time()
-            dispatcher.send(
-                "task-succeeded",
-                uuid=ticket.id,
-                name=broker.TASK,
-                args=f"('{model}@{version} ×{ticket.total}',)",
-                kwargs="{}",
-                received=ticket.received,
-                started=ticket.received,
-                runtime=now - ticket.received,
-                result=f"{ticket.succeeded} ok, {ticket.failed} failed",
-                retries=0,
-                root_id=ticket.id,
-                queue=ticket.line,
-            )
+    def _tell(self, consumer: Any) -> None:
+        """Once a second: one event for each envelope that is done, all of them in one message."""
+        with self._tickets_lock:
+            done, self._done = self._done, deque(maxlen=_MOST_EVENTS)
+        dispatcher = consumer.event_dispatcher
+        if done and dispatcher is not None and dispatcher.enabled:
+            events = [_event(ticket, dispatcher.hostname) for ticket in done]
+            with dispatcher.mutex:
+                dispatcher._publish(events, dispatcher.producer, "task.multi")
+
+
+def _event(ticket: Ticket, hostname: str) -> dict[str, Any]:
+    """All that Flower shows of a task, in the one event that ends it."""
+    model, version, _ = broker.parse_line(ticket.line)
+    return {
+        **Event("task-succeeded", hostname=hostname, utcoffset=utcoffset(), pid=os.getpid(), timestamp=ticket.done),
+        "uuid": ticket.id,
+        "name": broker.TASK,
+        "args": f"('{model}@{version} ×{ticket.total}',)",
+        "kwargs": "{}",
+        "received": ticket.received,
+        "started": ticket.received,
+        "runtime": ticket.done - ticket.received,
+        "result": f"{ticket.succeeded} ok, {ticket.failed} failed",
+        "retries": 0,
+        "root_id": ticket.id,
+        "queue": ticket.line,
+    }
 
 
 class LineOrder:
