@@ -5,6 +5,7 @@ FastAPI routes await; only the way to them is shorter. What holds for every answ
 is done here once.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.exchange import Call, Disconnected, request_id
+from api.problems import Problem
 
 if TYPE_CHECKING:
     from api.app import Endpoint, EndpointFunction
@@ -50,6 +52,8 @@ class Front:
             answer = await function(self._service, Call(scope, receive, params, id_))
         except Disconnected:
             return
+        except asyncio.CancelledError:  # the server's patience with what is in flight is over
+            answer = problems.answer(Problem.unavailable("The API is stopping."), path=scope["path"], request_id=id_)
         except Exception as error:
             answer = problems.answer(error, path=scope["path"], request_id=id_)
         metrics.count_request(route, answer.status)

@@ -40,11 +40,11 @@ async def read_queue(service: Service, call: Call) -> Answer:
     )
     versions = []
     for version, row in view.versions.items():
-        rate = sum(placement.rate for placement in row.placements)
+        rate = sum((placement.rate for placement in row.placements), 0.0)
         versions.append(
             {"version": version, **_backlog([backlog[x] for x in lines[version] if x in backlog], now, rate)}
         )
-    rate = sum(version["drain_rate"] for version in versions)
+    rate = sum((version["drain_rate"] for version in versions), 0.0)
     total = _backlog(list(backlog.values()), now, rate)
     return json_answer({"object": "queue", "model": view.name, **total, "versions": versions})
 

@@ -2,7 +2,7 @@
 
 import re
 
-from api.answers import Answer, Headers
+from api.answers import Answer
 from api.exchange import Call, etag_matches, preference_applied, preferred_wait, query_parameters
 from api.problems import Problem
 from api.registry import Target
@@ -16,7 +16,7 @@ from headway.types import NewPrediction, Prediction
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 #: What a client should let pass before it polls.
-_RETRY_AFTER: Headers = ((b"retry-after", b"1"),)
+_RETRY_AFTER = (b"retry-after", b"1")
 
 
 async def create(service: Service, call: Call) -> Answer:
@@ -83,10 +83,10 @@ async def current(service: Service, waiter: Waiter, row: Prediction) -> Predicti
 
 def _created(service: Service, row: Prediction, wait: int | None) -> Answer:
     public_url = service.settings.public_url
-    extra = ((b"location", path_of(row.id, public_url).encode()), *preference_applied(wait))
+    location = (b"location", path_of(row.id, public_url).encode())
     if row.status.terminal:
-        return prediction_answer(200, row, public_url, extra)
-    return prediction_answer(202, row, public_url, (*extra, *_RETRY_AFTER))
+        return prediction_answer(200, row, public_url, (location, *preference_applied(wait)))
+    return prediction_answer(202, row, public_url, (location, _RETRY_AFTER, *preference_applied(wait)))
 
 
 async def read(service: Service, call: Call) -> Answer:

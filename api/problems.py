@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from api.answers import Answer, Headers
@@ -167,6 +168,9 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, StorageUnavailable):
         return Problem.unavailable("The database cannot be reached now.")
+    if isinstance(error, SQLAlchemyError):
+        log.error("the database refused a statement", exc_info=error)
+        return Problem.unavailable("The database cannot serve this now; is its schema current?")
     if isinstance(error, HTTPException):
         return _of_framework(error)
     return Problem("internal_error", "Something went wrong here, and it has been logged.")

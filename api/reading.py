@@ -5,6 +5,7 @@ Whose row it is, the caller checks.
 """
 
 import asyncio
+from collections.abc import Iterable
 
 from api.threads import Threads
 from headway.errors import StorageUnavailable
@@ -52,11 +53,10 @@ class Reader:
                     rows = await self._thread.run(lambda ids=ids: self._predictions.read(ids))  # type: ignore[misc]
                 except StorageUnavailable as error:
                     # Those behind are told as well, rather than waiting out a patience of their own.
-                    futures |= self._next
-                    self._next = {}
-                    _fail(futures, error)
+                    behind, self._next = self._next, {}
+                    _fail((*futures.values(), *behind.values()), error)
                 except Exception as error:
-                    _fail(futures, error)
+                    _fail(futures.values(), error)
                 else:
                     for id_, future in futures.items():
                         if not future.done():
@@ -68,8 +68,8 @@ class Reader:
         self._thread.close()
 
 
-def _fail(futures: dict[str, asyncio.Future[Prediction | None]], error: Exception) -> None:
-    for future in futures.values():
+def _fail(futures: Iterable[asyncio.Future[Prediction | None]], error: Exception) -> None:
+    for future in futures:
         if not future.done():
             future.set_exception(StorageUnavailable(str(error)) if isinstance(error, StorageUnavailable) else error)
             future.exception()  # whoever asked may be gone

@@ -100,11 +100,15 @@ class Registry:
 
     async def run(self) -> None:
         """Until canceled."""
+        failing = False
         while True:
             try:
                 await self.refresh()
-            except StorageUnavailable as error:
-                log.debug("the registry could not be read", extra={"error": str(error)})
+                failing = False
+            except Exception as error:
+                if not failing:
+                    log.warning("the registry cannot be read; the last one stands", extra={"error": repr(error)[:500]})
+                failing = True
             await asyncio.sleep(_EVERY_S)
 
     async def refresh(self) -> None:

@@ -7,6 +7,7 @@ open there, so that new connections wait in their backlog for the next process.
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -51,10 +52,19 @@ def main(settings: Settings) -> int:
     for listening in (data, control):
         refuse_open_address(listening.getsockname()[0], insecure=insecure)
     service = Service(settings)
+    _calm_garbage_collection()
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(service, data, control))
     _leave_hanging_calls()
     return 0
+
+
+def _calm_garbage_collection() -> None:
+    """What was imported stays, and requests leave few cycles: looking at all of it again and again cost a tenth of the
+    time, and half of the 99th percentile."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _leave_hanging_calls() -> None:
@@ -132,6 +142,7 @@ def _server(app: object, *, lifespan: str) -> _Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who a proxy says is calling
         timeout_keep_alive=75,  # longer than the clients and balancers that keep connections
         timeout_graceful_shutdown=_GRACE_S,
     )

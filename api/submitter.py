@@ -46,12 +46,11 @@ class Submitter:
 
     async def submit(self, row: NewPrediction, at_most: int) -> int:
         """The row's position once it is committed. Raises StorageUnavailable, or Problem where SQL refuses its data."""
-        return await asyncio.shield(self._add(row, at_most))
+        return await self._add(row, at_most)
 
     async def submit_all(self, rows: Sequence[NewPrediction], at_most: int) -> list[int]:
         """Like `submit`, in one go; the rows need not end up in one group."""
-        futures = [self._add(row, at_most) for row in rows]
-        results = await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
+        results = await asyncio.gather(*[self._add(row, at_most) for row in rows], return_exceptions=True)
         positions = []
         for result in results:
             if isinstance(result, BaseException):
@@ -60,6 +59,10 @@ class Submitter:
         return positions
 
     def _add(self, row: NewPrediction, at_most: int) -> asyncio.Future[int]:
+        """The caller's own future: canceled with its caller, and then skipped by the committer, which asks `done()`.
+
+        The row is inserted all the same.
+        """
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._pending.append(_Submission(row, at_most, future))
         self._coming[row.line] += 1

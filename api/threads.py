@@ -12,7 +12,7 @@ from typing import TypeVar
 from headway.errors import StorageUnavailable
 
 #: Together with what else a request does, the answer is out within two seconds.
-PATIENCE_S = 1.7
+PATIENCE_S = 1.5
 
 T = TypeVar("T")
 

@@ -272,6 +272,9 @@ class Waiting:
             rows = await self._reader.read_all(ids)
         except StorageUnavailable:
             return  # there is a next time
+        except Exception:
+            log.exception("rows that callers wait for could not be read")  # and still they are answered when due
+            return
         for id_, row in rows.items():
             for waiter in tuple(self._by_id.get(id_, ())):
                 waiter.saw(row)

@@ -217,6 +217,19 @@ def worker(stack: Stack) -> PlayedWorker:
 
 
 @pytest.fixture
+def new_api() -> Iterator[Callable[[str, str], Api]]:
+    """Starts APIs on `(database_url, redis_url)` as they are."""
+    with ExitStack() as made:
+
+        def make(database_url: str, redis_url: str) -> Api:
+            api = Api(database_url, redis_url)
+            made.callback(api.close)
+            return api
+
+        yield make
+
+
+@pytest.fixture
 def new_stack() -> Iterator[Callable[..., Stack]]:
     """Makes stacks whose parts a test may stop: `new_stack(database_url)`."""
     with ExitStack() as made:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -114,8 +115,10 @@ def test_without_sql_every_route_is_503_within_two_seconds(
     for pid in pids:
         os.kill(pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
     try:
-        for name, ask in _requests(stack.api).items():
-            _unavailable(name, ask)
+        requests = _requests(stack.api)
+        with ThreadPoolExecutor(len(requests)) as pool:
+            for _ in pool.map(_unavailable, requests.keys(), requests.values()):
+                pass
         assert stack.api.client.get("/health").status_code == 200
     finally:
         if how == "killed":
@@ -126,6 +129,15 @@ def test_without_sql_every_route_is_503_within_two_seconds(
                 os.kill(pid, signal.SIGCONT)
     wait_until(lambda: stack.api.submit().status_code == 202, 15, "submissions to be accepted again")
     wait_until(lambda: stack.api.client.get("/ready").status_code == 200, 15, "the API to be ready")
+
+
+def test_before_the_migrations_every_route_is_503(
+    new_api: Callable[[str, str], "Api"], redis_url: str, tmp_path: Path
+) -> None:
+    api = new_api(f"sqlite:///{tmp_path}/empty.db", redis_url)
+    assert "schema" in api.client.get("/ready").json()["detail"]
+    for name, ask in _requests(api).items():
+        _unavailable(name, ask)
 
 
 def test_a_stopping_api_answers_who_waits_and_is_gone_within_ten_seconds(
