@@ -21,6 +21,7 @@ import uvicorn
 from api.app import control_app, data_app
 from api.protocol import Protocol
 from api.service import Service
+from headway import interpreter
 from headway.errors import SettingsError
 from headway.settings import Settings, integer
 
@@ -46,6 +47,7 @@ class _Server(uvicorn.Server):
 
 def main(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Raises HeadwayError where it cannot start."""
+    interpreter.yield_often()
     insecure = os.environ.get("HEADWAY_INSECURE", "") not in ("", "0")
     data = _listen(os.environ, "HEADWAY_LISTEN_DATA_FD", settings.host, settings.port)
     control = _listen(os.environ, "HEADWAY_LISTEN_ADMIN_FD", settings.host, settings.admin_port)

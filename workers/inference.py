@@ -15,6 +15,7 @@ import warnings
 import prometheus_client
 from celery.exceptions import SecurityWarning
 
+from headway import interpreter
 from headway.clock import new_id
 from headway.errors import StorageUnavailable
 from headway.manifest import Found, scan
@@ -41,6 +42,7 @@ def main(
     settings: Settings, *, device: str, worker_id: str | None = None, node: str | None = None, metrics_port: int | None
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains. `node`: the name Flower shows."""
+    interpreter.yield_often()
     worker_id = worker_id or new_id()
     database = Database.open(settings.database_url)
     workers, models, predictions = Workers(database), Models(database), Predictions(database)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from examples import train_digits
-from examples.running import System, headway_up
+from headway.running import RunningHeadway
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,16 +21,16 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(ROOT / "examples" / "models", folder / "models", ignore=shutil.ignore_patterns("model.pt2"))
     run("examples.train_digits", "--output", str(folder / "models" / "digits" / "1" / "model.pt2"))
-    with headway_up(folder / "models", folder / "data") as system:
+    with RunningHeadway(folder) as system:
         yield system
 
 
 @pytest.fixture
-def client(system: System) -> Iterator[httpx.Client]:
+def client(system: RunningHeadway) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=system.data_url, timeout=90, trust_env=False) as client:
         yield client
 
@@ -79,7 +79,7 @@ def test_what_is_no_text_fails_alone_and_its_mates_succeed(client: httpx.Client)
     assert {each["error"]["code"] for each in ended if each["error"]} == {"invalid_input"}
 
 
-def test_submit_and_poll_prints_an_answer_for_each_input(system: System) -> None:
+def test_submit_and_poll_prints_an_answer_for_each_input(system: RunningHeadway) -> None:
     url = ("--url", system.data_url)
     lines = run(
         "examples.submit_and_poll", *url, "--model", "embed", "A sentence.", '{"text": "Another."}'
