@@ -74,7 +74,8 @@ def decide(waiting: Sequence[Waiting], now: float, *, free_at: float, coming: in
         return WaitUntil(free_at)  # departing earlier would end no earlier, and end with fewer
     if coming <= 0:
         return Take(crew, Reason.IDLE)
-    overdue_at = min(item.arrived for item in crew) + rules.max_wait_s
+    # Of all who wait, not only of the crew: one of another shape must not stand by an idle device either.
+    overdue_at = min(item.arrived for item in waiting) + rules.max_wait_s
     if now >= overdue_at:
         return Take(crew, Reason.OVERDUE)
     return WaitUntil(overdue_at)

@@ -178,10 +178,10 @@ class Predictions:
         run = self._database.run
         parameters = {"claim": claim, "worker_id": worker_id, "ids": self._ids(ids), "lines": _json(lines)}
         with self._database.write(durable=False) as connection:
-            taken = run(connection, "claim", **parameters).rowcount
-            if taken:
-                run(connection, "record_claim", **parameters)
-        return self._claimed(claim) if taken else []
+            if not run(connection, "claim", **parameters).rowcount:
+                return []
+            run(connection, "record_claim", **parameters)
+            return [_claimed_row(row) for row in self._database.rows(connection, "claimed", claim=claim)]
 
     def _claim_postgresql(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
         with self._database.write_once(durable=False) as connection:

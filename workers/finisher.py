@@ -39,12 +39,19 @@ class Finisher:
         self._predictions = predictions
         self._publisher = publisher
         self._settled: queue.Queue[Settled | None] = queue.Queue(_BEHIND)
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._thread.start()
 
-    def put(self, settled: Settled) -> None:
-        """Blocks while SQL is too far behind."""
-        self._settled.put(settled)
+    def put(self, settled: Settled, *, at_once: bool = False) -> None:
+        """Blocks while SQL is too far behind. `at_once`: write it here and now, if nothing else is being written."""
+        if at_once and self._settled.empty() and self._writing.acquire(blocking=False):
+            try:
+                self._write([settled])
+            finally:
+                self._writing.release()
+        else:
+            self._settled.put(settled)
 
     def close(self, timeout_s: float) -> bool:
         """Whether everything was written in time."""
@@ -67,7 +74,8 @@ class Finisher:
             last = None in group
             settled = [one for one in group if one is not None]
             if settled:
-                self._write(settled)
+                with self._writing:
+                    self._write(settled)
 
     def _write(self, group: list[Settled]) -> None:
         parts = [part for settled in group for part in settled.parts]

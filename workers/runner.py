@@ -303,13 +303,14 @@ class Runner:
                 call.second_try = True
                 self._again = call
                 self._last_reload = now
+            idle = not self._in_flight
             self._changed.notify_all()
         self._window.wake()
         if suspicious:
             log.warning("%s@%s failed every item of a batch alone: once more on a fresh process", *self._labels)
             executor.kill()
         else:
-            self._settle(call, reply.outcomes)
+            self._settle(call, reply.outcomes, idle)
 
     def _suspicious(self, call: Call, reply: Reply) -> bool:
         """All failed alone: is it the items or the process? A fresh one tells, where a reload can be afforded."""
@@ -320,7 +321,8 @@ class Runner:
             and self._load_seconds <= _RELOAD_SHARE * (time.monotonic() - self._last_reload)
         )
 
-    def _settle(self, call: Call, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, call: Call, outcomes: Sequence[Outcome], idle: bool) -> None:
+        """Off to SQL. While the device is idle this thread may as well write itself: one hand-over less."""
         by_claim: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in outcomes:
             by_claim[call.claims[outcome.id]].append(outcome)
@@ -336,7 +338,7 @@ class Runner:
             metrics.finished(self._labels, call.rows, ended)
             self._on_ended(ended, ids)
 
-        self._finisher.put(Settled(parts, done))
+        self._finisher.put(Settled(parts, done), at_once=idle)
 
     def _lost(self, executor: Executor, error: DeviceLost | DeviceHung) -> None:
         with self._changed:

@@ -168,13 +168,13 @@ def urgency(item: Waiting, now: float) -> int:
 @pytest.mark.parametrize(
     ("sizes", "leader", "at_most", "budget", "expected"),
     [
-        pytest.param([5], 0, 8, None, range(0, 1), id="alone"),
-        pytest.param([1, 1, 9, 9], 0, 2, None, range(0, 2), id="the like side wins"),
+        pytest.param([5], 0, 8, None, range(1), id="alone"),
+        pytest.param([1, 1, 9, 9], 0, 2, None, range(2), id="the like side wins"),
         pytest.param([1, 5, 6, 7], 1, 3, None, range(1, 4), id="less padding wins"),
         pytest.param([4, 4, 4, 4], 3, 8, 8, range(2, 4), id="the budget cuts"),
-        pytest.param([1, 50], 0, 8, 10, range(0, 1), id="a mate too large stays"),
-        pytest.param([50], 0, 8, 10, range(0, 1), id="over the budget alone"),
-        pytest.param([0, 0, 0], 1, 2, 1, range(0, 2), id="nothing costs nothing"),
+        pytest.param([1, 50], 0, 8, 10, range(1), id="a mate too large stays"),
+        pytest.param([50], 0, 8, 10, range(1), id="over the budget alone"),
+        pytest.param([0, 0, 0], 1, 2, 1, range(2), id="nothing costs nothing"),
     ],
 )
 def test_the_best_run_of_like_sizes(
