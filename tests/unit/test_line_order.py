@@ -21,9 +21,7 @@ def test_urgent_lines_are_asked_first_and_full_ones_not_at_all() -> None:
 def test_models_of_one_step_take_turns() -> None:
     order = LineOrder(lambda line: True)
     order.update([NORMAL, OTHER])
-    served = []
-    for _ in range(6):
-        served.append(order.rotate(order.consume(2)[0]))
+    served = [order.rotate(order.consume(2)[0]) for _ in range(6)]
     assert served.count(NORMAL) == served.count(OTHER) == 3
 
 
