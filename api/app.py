@@ -5,9 +5,9 @@ stands in front and awaits the same functions.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -21,22 +21,9 @@ from starlette.types import ASGIApp
 import headway
 from api import health, hot, metrics, models, openapi, predict, predictions, problems
 from api.answers import Answer
+from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected
 from api.service import Service
-
-EndpointFunction = Callable[[Service, Call], Awaitable[Answer]]
-
-
-class Endpoint(NamedTuple):
-    """A row of the table below. HEAD is answered beside every GET."""
-
-    method: str
-    path: str
-    function: EndpointFunction
-    operation: Mapping[str, Any] = {}
-    status: int = 200
-    documented: bool = True
-
 
 _SUBMISSION = ("malformed_request", "model_not_found", "version_not_found", "alias_not_found", "payload_too_large",
                "unsupported_media_type", "validation_failed", "unavailable")  # fmt: skip

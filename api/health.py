@@ -5,6 +5,7 @@ from api.exchange import Call
 from api.problems import Problem, describe
 from api.service import Service
 from headway.errors import StorageUnavailable
+from storage.migrate import schema_current
 
 
 async def health(service: Service, call: Call) -> Answer:
@@ -18,7 +19,7 @@ async def ready(service: Service, call: Call) -> Answer:
     if service.draining:
         raise Problem.unavailable("This process is stopping.", members={"checks": checks})
     try:
-        if not await service.threads.run(service.database.schema_current):
+        if not await service.threads.run(lambda: schema_current(service.database)):
             checks["sql"] = "schema is not current"
             raise Problem.unavailable("The schema is not current: run `headway migrate`.", members={"checks": checks})
         beats = await service.threads.run(service.workers.beats)

@@ -8,22 +8,20 @@ is done here once.
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
+from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected, request_id
 from api.problems import Problem
-
-if TYPE_CHECKING:
-    from api.app import Endpoint, EndpointFunction
-    from api.service import Service
+from api.service import Service
 
 #: Where the scope carries the request's id to FastAPI's routes.
 REQUEST_ID = "headway.request_id"
 
-_Match = tuple["EndpointFunction", Mapping[str, str], str]
+_Match = tuple[EndpointFunction, Mapping[str, str], str]
 
 #: Paths remembered; they hold model names, of which a client may make up any number.
 _MOST_PATHS = 4096
@@ -32,7 +30,7 @@ _MOST_PATHS = 4096
 class Front:
     """`hot`: the endpoints to serve here, those of a path that takes nothing but names."""
 
-    def __init__(self, service: "Service", app: ASGIApp, hot: Sequence["Endpoint"]) -> None:
+    def __init__(self, service: Service, app: ASGIApp, hot: Sequence[Endpoint]) -> None:
         self._service = service
         self._app = app
         self._patterns = [(endpoint, re.compile(_pattern(endpoint.path))) for endpoint in hot]

@@ -119,16 +119,6 @@ class Database:
                 else:
                     raise
 
-    def schema_current(self) -> bool:
-        """Whether the tables are those this version of the code was written for. Raises StorageUnavailable."""
-        from storage.migrate import head, revision  # Alembic takes a tenth of a second to import
-
-        def read() -> bool:
-            with self.read() as connection:
-                return revision(connection) == head()
-
-        return self.retrying(read)
-
     def close(self) -> None:
         """Closes all connections. The last one of SQLite's writes the log back into the file, so it takes a turn."""
         with self._turn():

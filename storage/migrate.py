@@ -37,6 +37,16 @@ def _upgrade(database: Database) -> None:
         alembic.command.upgrade(config, "head")
 
 
+def schema_current(database: Database) -> bool:
+    """Whether the tables are those this version of the code was written for. Raises StorageUnavailable."""
+
+    def read() -> bool:
+        with database.read() as connection:
+            return revision(connection) == head()
+
+    return database.retrying(read)
+
+
 def revision(connection: Connection) -> str | None:
     """What the database stands at; None for an empty one."""
     return MigrationContext.configure(connection).get_current_revision()

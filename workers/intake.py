@@ -24,9 +24,7 @@ from celery.events import Event
 from celery.utils.time import utcoffset
 from kombu import Exchange, Queue
 
-from batching.policy import Waiting
 from headway import broker
-from headway.broker import Envelope
 from headway.clock import new_id
 from headway.notices import Ended
 from headway.states import Status
@@ -149,7 +147,7 @@ class Intake:
             self._publisher.requeue((envelope.line, priority, hint) for priority, hint in envelope.hints())
             return
         with self._tickets_lock:  # before the first of them can end
-            new = window.offer(_waiting(envelope), coming=envelope.coming)
+            new = window.offer(envelope.hints(), coming=envelope.coming)
             ticket = Ticket(id_ or new_id(), envelope.line, len(new), len(new), time.time())
             self._tickets.update(dict.fromkeys(new, ticket))
 
@@ -250,21 +248,6 @@ class _Bell:
 
     def close(self) -> None:
         self._redis.close()
-
-
-def _waiting(envelope: Envelope) -> list[Waiting]:
-    now = time.monotonic()
-    return [
-        Waiting(
-            id=hint.id,
-            priority=priority,
-            position=hint.position,
-            size=hint.size,
-            shape=hint.shape,
-            arrived=now,
-        )
-        for priority, hint in envelope.hints()
-    ]
 
 
 def _step(name: str) -> int:

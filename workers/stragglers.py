@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Sequence
 
-from batching.policy import Waiting
 from headway.errors import StorageUnavailable
 from storage.predictions import Predictions
 from workers.window import Window
@@ -54,16 +53,5 @@ class Stragglers:
             found = self._predictions.oldest_queued(line, window.max_batch_size, before=before)
             if not found:
                 continue
-            now = time.monotonic()
-            window.offer(
-                Waiting(
-                    id=hint.id,
-                    priority=priority,
-                    position=hint.position,
-                    size=hint.size,
-                    shape=hint.shape,
-                    arrived=now,
-                )
-                for priority, hint in found
-            )
+            window.offer(found)
             return

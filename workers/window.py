@@ -53,13 +53,15 @@ class Window:
     def room(self) -> int:
         return self._lane.room
 
-    def offer(self, items: Iterable[Waiting], *, coming: int = 0) -> list[str]:
-        """The ids that were new here. A closed window takes nothing."""
+    def offer(self, hints: Iterable[tuple[int, Hint]], *, coming: int = 0) -> list[str]:
+        """Takes (priority, hint) pairs in; the ids that were new here. A closed window takes nothing."""
+        now = time.monotonic()
+        items = [Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now) for priority, hint in hints]
         with self._changed:
             if not self.open:
                 return []
             new = self._lane.offer(items, coming=coming)
-            self.offered_at = time.monotonic()
+            self.offered_at = now
             self._changed.notify_all()
         return new
 

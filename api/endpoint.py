@@ -1,0 +1,21 @@
+"""A row of the table of routes: what `api.app` lists and `api.hot` short-cuts."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from api.answers import Answer
+from api.exchange import Call
+from api.service import Service
+
+EndpointFunction = Callable[[Service, Call], Awaitable[Answer]]
+
+
+class Endpoint(NamedTuple):
+    """HEAD is answered beside every GET."""
+
+    method: str
+    path: str
+    function: EndpointFunction
+    operation: Mapping[str, Any] = {}
+    status: int = 200
+    documented: bool = True
