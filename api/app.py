@@ -5,7 +5,7 @@ stands in front and awaits the same functions.
 """
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,14 +19,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import headway
-from api import health, hot, metrics, models, openapi, predict, predictions, problems
+from api import health, hot, keys, metrics, models, openapi, predict, predictions, problems
+from api.access import NOBODY
 from api.answers import Answer
 from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected
 from api.service import Service
+from api.sites import Sites
 
-_SUBMISSION = ("malformed_request", "model_not_found", "version_not_found", "alias_not_found", "payload_too_large",
-               "unsupported_media_type", "validation_failed", "unavailable")  # fmt: skip
+_REFUSED = ("unauthenticated", "forbidden")
+_SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
+               "payload_too_large", "unsupported_media_type", "validation_failed", "unavailable")  # fmt: skip
 _PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 
@@ -39,7 +42,7 @@ def _create(path: str) -> Endpoint:
         headers=["Prefer"],
         problems=_SUBMISSION,
     )
-    return Endpoint("POST", path, predictions.create, operation, 202)
+    return Endpoint("POST", path, predictions.create, operation, 202, scope="predict")
 
 
 def _predict(path: str) -> Endpoint:
@@ -50,11 +53,16 @@ def _predict(path: str) -> Endpoint:
         headers=["Prefer"],
         problems=_PREDICT,
     )
-    return Endpoint("POST", path, predict.predict, operation)
+    return Endpoint("POST", path, predict.predict, operation, scope="predict")
 
 
 def _get(path: str, function: EndpointFunction, summary: str, *codes: str, **more: Any) -> Endpoint:
-    return Endpoint("GET", path, function, openapi.operation(summary, path=path, problems=codes, **more))
+    operation = openapi.operation(summary, path=path, problems=(*_REFUSED, *codes), **more)
+    return Endpoint("GET", path, function, operation, scope="read")
+
+
+def _open(path: str, function: EndpointFunction, summary: str, *codes: str) -> Endpoint:
+    return Endpoint("GET", path, function, openapi.operation(summary, path=path, problems=codes), scope=None)
 
 
 HOT = [
@@ -81,9 +89,9 @@ DATA = [
     _get("/v1/models/{model}", models.read_model, "Read a model", "model_not_found", "unavailable"),
     _get("/v1/models/{model}/versions", models.list_versions, "List versions", "model_not_found", "unavailable"),
     _get("/v1/models/{model}/queue", models.read_queue, "The backlog of a model", "model_not_found", "unavailable"),
-    _get("/health", health.health, "The process answers"),
-    _get("/ready", health.ready, "Submissions are accepted", "unavailable"),
-    _get("/problems/{code}", health.problem, "What a problem's code means", "not_found"),
+    _open("/health", health.health, "The process answers"),
+    _open("/ready", health.ready, "Submissions are accepted", "unavailable"),
+    _open("/problems/{code}", health.problem, "What a problem's code means", "not_found"),
 ]  # fmt: skip
 
 
@@ -91,7 +99,15 @@ async def _metrics(service: Service, call: Call) -> Answer:
     return metrics.exposition()
 
 
-CONTROL = [Endpoint("GET", "/metrics", _metrics, documented=False)]
+CONTROL = [
+    Endpoint("GET", "/metrics", _metrics, documented=False, scope="read"),
+    Endpoint("POST", "/v1/keys", keys.create_key, documented=False),
+    Endpoint("GET", "/v1/keys", keys.list_keys, documented=False),
+    Endpoint("DELETE", "/v1/keys/{id}", keys.revoke_key, documented=False),
+]
+
+#: What the framework serves itself on the data plane, and needs no key.
+_DOCS = ["/docs", "/openapi.json", "/static-offline-docs/{file}"]
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -146,7 +162,17 @@ register_url_convertor("name", _Name())
 
 def _route(service: Service, endpoint: Endpoint) -> APIRoute:
     async def respond(request: Request) -> Response:
-        call = Call(request.scope, request.receive, request.path_params, request.scope[hot.REQUEST_ID])
+        scope = request.scope
+        caller = scope.get(hot.CALLER, NOBODY)
+        caller.must(endpoint.scope)
+        call = Call(
+            scope,
+            request.receive,
+            request.path_params,
+            scope[hot.REQUEST_ID],
+            headers=scope[hot.HEADERS],
+            tenant=caller.tenant,
+        )
         return _response(await endpoint.function(service, call))
 
     return APIRoute(
@@ -191,7 +217,9 @@ def data_app(service: Service) -> ASGIApp:
     )
     base = app.openapi
     app.openapi = lambda: openapi.document(base, service.registry.views)  # type: ignore[method-assign]
-    return hot.Front(service, app, HOT)
+    paths = [endpoint.path for endpoint in DATA if endpoint.scope is None] + _DOCS
+    sites = _sites(service, service.settings.cors_origins)
+    return hot.Front(service, app, HOT, sites=sites, open_paths=paths)
 
 
 def control_app(service: Service) -> ASGIApp:
@@ -204,4 +232,10 @@ def control_app(service: Service) -> ASGIApp:
         routes=[_route(service, endpoint) for endpoint in CONTROL],
         exception_handlers=HANDLERS,
     )
-    return hot.Front(service, app, [])
+    return hot.Front(service, app, [], sites=_sites(service, ()), open_paths=[])
+
+
+def _sites(service: Service, origins: Sequence[str]) -> Sites:
+    settings = service.settings
+    hosts = [settings.host, *settings.allowed_hosts]
+    return Sites(hosts=hosts, origins=origins, public_url=settings.public_url)

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 from api.answers import Answer
 from api.exchange import Call
 from api.service import Service
+from headway.keys import Scope
 
 EndpointFunction = Callable[[Service, Call], Awaitable[Answer]]
 
 
 class Endpoint(NamedTuple):
-    """HEAD is answered beside every GET."""
+    """HEAD is answered beside every GET. `scope`: what the caller's key must allow; None lets everybody in."""
 
     method: str
     path: str
@@ -19,3 +20,4 @@ class Endpoint(NamedTuple):
     operation: Mapping[str, Any] = {}
     status: int = 200
     documented: bool = True
+    scope: Scope | None = "admin"

@@ -15,9 +15,6 @@ from api.answers import Headers
 from api.problems import Problem
 from headway.clock import new_id
 
-#: Who a caller is while there are no keys.
-DEFAULT_TENANT = "default"
-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -30,14 +27,23 @@ class Call:
 
     __slots__ = ("headers", "params", "path", "query", "receive", "request_id", "tenant")
 
-    def __init__(self, scope: Scope, receive: Receive, params: Mapping[str, str], request_id: str) -> None:
-        self.headers = single_headers(scope["headers"])
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        params: Mapping[str, str],
+        request_id: str,
+        *,
+        headers: Mapping[bytes, bytes],
+        tenant: str,
+    ) -> None:
+        self.headers = headers
         self.params = params
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.receive = receive
         self.request_id = request_id
-        self.tenant = DEFAULT_TENANT
+        self.tenant = tenant
 
     async def body(self, limit: int) -> bytes:
         """The whole body. One over `limit` bytes is refused before it is read, where Content-Length tells."""

@@ -23,6 +23,7 @@ async def ready(service: Service, call: Call) -> Answer:
             checks["sql"] = "schema is not current"
             raise Problem.unavailable("The schema is not current: run `headway migrate`.", members={"checks": checks})
         beats = await service.threads.run(service.workers.beats)
+        await service.access.refresh()
         await service.registry.refresh()
     except StorageUnavailable as error:
         checks["sql"] = "down"

@@ -1,8 +1,12 @@
 """The ASGI function in front: serves the hot routes by method and path, and passes all else on, lifespan included.
 
 A FastAPI route costs as much as all the rest of accepting a prediction. The functions awaited here are those that the
-FastAPI routes await; only the way to them is shorter. What holds for every answer, X-Request-Id and the count by route,
-is done here once.
+FastAPI routes await; only the way to them is shorter. What holds for every request is done here once: whose page and
+which key it comes from before anything else, so that nothing at all is done for strangers, not even reading their body;
+X-Request-Id, CORS and the count by route on the way out.
+
+A path that is not known to be open needs a key, whether or not there is anything at it. What the key must allow is
+asked of the route that was matched.
 """
 
 import asyncio
@@ -13,26 +17,34 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
-from api.endpoint import Endpoint, EndpointFunction
-from api.exchange import Call, Disconnected, request_id
+from api.access import Caller
+from api.endpoint import Endpoint
+from api.exchange import Call, Disconnected, request_id, single_headers
 from api.problems import Problem
 from api.service import Service
+from api.sites import Sites
 
-#: Where the scope carries the request's id to FastAPI's routes.
+#: Where the scope carries to FastAPI's routes what was found out here: the request's id, its headers, the caller.
 REQUEST_ID = "headway.request_id"
+HEADERS = "headway.headers"
+CALLER = "headway.caller"
 
-_Match = tuple[EndpointFunction, Mapping[str, str], str]
+_Match = tuple[Endpoint, Mapping[str, str]]
 
 #: Paths remembered; they hold model names, of which a client may make up any number.
 _MOST_PATHS = 4096
 
 
 class Front:
-    """`hot`: the endpoints to serve here, those of a path that takes nothing but names."""
+    """`hot`: the endpoints to serve here, those of a path that takes nothing but names. `open_paths` need no key."""
 
-    def __init__(self, service: Service, app: ASGIApp, hot: Sequence[Endpoint]) -> None:
+    def __init__(
+        self, service: Service, app: ASGIApp, hot: Sequence[Endpoint], *, sites: Sites, open_paths: Sequence[str]
+    ) -> None:
         self._service = service
         self._app = app
+        self._sites = sites
+        self._open = re.compile("|".join(map(_pattern, open_paths)) or r"(?!)")
         self._patterns = [(endpoint, re.compile(_pattern(endpoint.path))) for endpoint in hot]
         self._matches: dict[tuple[str, str], _Match | None] = {}
 
@@ -41,21 +53,40 @@ class Front:
             await self._app(scope, receive, send)
             return
         id_ = request_id(scope["headers"])
+        headers = single_headers(scope["headers"])
+        send = self._sites.sharing(headers, send)
         match = self._match(scope["method"], scope["path"])
-        if match is None:
-            await self._pass_on(scope, receive, send, id_)
-            return
-        function, params, route = match
         try:
-            answer = await function(self._service, Call(scope, receive, params, id_))
+            self._sites.check(scope, headers)
+            if match is None:
+                answer = self._sites.preflight(scope, headers)
+                if answer is None:
+                    passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers}
+                    if self._open.fullmatch(scope["path"]) is None:
+                        passed[CALLER] = self._caller(scope, headers)
+                    await self._pass_on(passed, receive, send, id_)
+                    return
+            else:
+                endpoint, params = match
+                caller = self._caller(scope, headers)
+                caller.must(endpoint.scope)
+                call = Call(scope, receive, params, id_, headers=headers, tenant=caller.tenant)
+                answer = await endpoint.function(self._service, call)
         except Disconnected:
             return
         except asyncio.CancelledError:  # the server's patience with what is in flight is over
             answer = problems.answer(Problem.unavailable("The API is stopping."), path=scope["path"], request_id=id_)
         except Exception as error:
             answer = problems.answer(error, path=scope["path"], request_id=id_)
-        metrics.count_request(route, answer.status)
+        metrics.count_request("other" if match is None else match[0].path, answer.status)
         await answer.send(send, id_)
+
+    def _caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+        if len(headers) != len(scope["headers"]):
+            names = [name for name, _ in scope["headers"]]
+            if names.count(b"authorization") > 1:
+                raise Problem("malformed_request", "There is more than one Authorization header.")
+        return self._service.access.caller(headers.get(b"authorization"))
 
     def _match(self, method: str, path: str) -> _Match | None:
         key = (method, path)
@@ -72,13 +103,13 @@ class Front:
     def _search(self, method: str, path: str) -> _Match | None:
         for endpoint, pattern in self._patterns:
             if endpoint.method == method and (found := pattern.fullmatch(path)) is not None:
-                return endpoint.function, found.groupdict(), endpoint.path
+                return endpoint, found.groupdict()
         return None
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
         """HEAD goes on as GET; the server leaves its body out."""
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        inner: dict[str, Any] = {**scope, "method": method, REQUEST_ID: id_}
+        inner: dict[str, Any] = {**scope, "method": method}
         started = False
 
         async def sending(message: Message) -> None:

@@ -101,7 +101,9 @@ async def read(service: Service, call: Call) -> Answer:
     extra = preference_applied(wait)
     if known is not None and etag_matches(known, etag(row)):
         return not_modified(row, extra)
-    input_ = await service.threads.run(lambda: service.predictions.read_input(id_)) if with_input else None
+    input_ = None
+    if with_input:
+        input_ = await service.threads.run(lambda: service.predictions.read_input(id_, call.tenant))
     return prediction_answer(200, row, service.settings.public_url, extra, input_)
 
 

@@ -25,6 +25,16 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Malformed request",
         "The request or its JSON cannot be read; numbers out of range, bad UTF-8 and depth over 64 count as that.",
     ),
+    "unauthenticated": (
+        401,
+        "Unauthenticated",
+        "The request has no key that is valid. Send `Authorization: Bearer KEY`; `headway keys create` makes one.",
+    ),
+    "forbidden": (
+        403,
+        "Forbidden",
+        "The key lacks the scope that this needs, or a page of another site calls.",
+    ),
     "not_found": (
         404,
         "Not found",

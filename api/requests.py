@@ -70,6 +70,14 @@ async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:
     return instances
 
 
+async def read_body(call: Call, limit: int, decoder: msgspec.json.Decoder[_Body]) -> _Body:
+    """A body that is only settings."""
+    data = await _read(call, limit)
+    body = _decode(decoder, data)
+    _check_depth(data)
+    return body
+
+
 async def _read(call: Call, limit: int) -> bytes:
     if not _is_json(call.headers.get(b"content-type", b"")):
         raise Problem.of("unsupported_media_type")

@@ -22,8 +22,9 @@ from api.app import control_app, data_app
 from api.protocol import Protocol
 from api.service import Service
 from headway import interpreter
-from headway.errors import SettingsError
+from headway.errors import SettingsError, StorageUnavailable
 from headway.settings import Settings, integer
+from storage.keys import Keys
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,13 @@ class _Server(uvicorn.Server):
 def main(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Raises HeadwayError where it cannot start."""
     interpreter.yield_often()
-    insecure = os.environ.get("HEADWAY_INSECURE", "") not in ("", "0")
     data = _listen(os.environ, "HEADWAY_LISTEN_DATA_FD", settings.host, settings.port)
     control = _listen(os.environ, "HEADWAY_LISTEN_ADMIN_FD", settings.host, settings.admin_port)
-    for listening in (data, control):
-        refuse_open_address(listening.getsockname()[0], insecure=insecure)
     service = Service(settings)
+    exposed = [host for host in (data.getsockname()[0], control.getsockname()[0]) if not _is_loopback(host)]
+    if exposed and not settings.bootstrap_key:
+        require_keys(service.keys, exposed[0], insecure=settings.insecure)
+    service.access.trusting = settings.insecure or not exposed
     _calm_garbage_collection()
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(service, data, control))
@@ -98,14 +100,24 @@ def _listen(environ: Mapping[str, str], fd_name: str, host: str, port: int) -> s
         raise SettingsError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
 
 
-def refuse_open_address(host: str, *, insecure: bool) -> None:
-    """Nobody has a key yet, so whoever reaches the port may use it. Raises SettingsError beyond loopback."""
-    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def require_keys(keys: Keys, host: str, *, insecure: bool) -> None:
+    """While nobody has a key, whoever reaches `host` could use this API. Raises SettingsError unless that is wanted."""
+    try:
+        found = bool(keys.all())
+    except StorageUnavailable as error:
+        log.warning("the keys cannot be read; until they are, nobody gets in", extra={"error": str(error)})
+        return
+    if found:
         return
     if not insecure:
         raise SettingsError(
-            f"{host} is not a loopback address, and without keys anybody who reaches it could use this API; "
-            "listen on 127.0.0.1, or set HEADWAY_INSECURE=1 (--insecure) where the network is trusted"
+            f"{host} is not a loopback address, and there are no keys, so anybody who reaches it could use this API; "
+            "make a key first (`headway keys create`, or HEADWAY_BOOTSTRAP_KEY), listen on 127.0.0.1, "
+            "or set HEADWAY_INSECURE=1 (--insecure) where the network is trusted"
         )
     log.warning("INSECURE: listening on %s without keys; anybody who reaches it may use this API", host)
 

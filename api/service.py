@@ -1,18 +1,22 @@
 """Everything the API process owns, opened and closed together: storage, the committer, the publisher, who waits."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from api.access import Access
 from api.publisher import Publisher
 from api.reading import Reader
 from api.registry import Registry
 from api.submitter import Submitter
 from api.threads import Threads
 from api.waiting import Waiting
+from headway.errors import StorageUnavailable
 from headway.settings import Settings
 from storage.engine import Database
+from storage.keys import Keys
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.workers import Workers
@@ -30,6 +34,8 @@ class Service:
         self.workers = Workers(self.database)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
         self.registry = Registry(Models(self.database))
+        self.keys = Keys(self.database)
+        self.access = Access(self.keys, bootstrap_key=settings.bootstrap_key)
         self.draining = False
         self.publisher: Publisher
         self.submitter: Submitter
@@ -42,7 +48,10 @@ class Service:
         self.publisher = Publisher(self.settings.redis_url)
         self.submitter = Submitter(self.predictions, self.publisher)
         self.waiting = Waiting(self.settings.redis_url, self.reader)
+        with contextlib.suppress(StorageUnavailable):  # then nobody gets in until `access.run` has read the keys
+            await self.access.refresh()
         for duty in (
+            self.access.run,
             self.registry.run,
             self.submitter.run,
             self.publisher.run,
@@ -64,6 +73,7 @@ class Service:
         self.submitter.close()
         self.reader.close()
         self.registry.close()
+        self.access.close()
         self.threads.close()
         await self.publisher.close()
         self.database.close()

@@ -6,10 +6,11 @@ way whoever started it.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headway.errors import SettingsError
+from headway.keys import checked_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,10 @@ class Settings:
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
     public_url: str = ""  # "" makes the paths in `urls` relative
+    bootstrap_key: str = field(default="", repr=False)  # "" makes none
+    allowed_hosts: tuple[str, ...] = ()  # what `Host` may be besides our own names and addresses
+    cors_origins: tuple[str, ...] = ()
+    insecure: bool = False  # listens beyond loopback although there are no keys
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -38,6 +43,10 @@ class Settings:
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
+            bootstrap_key=bootstrap_key(env),
+            allowed_hosts=_several(env, "HEADWAY_ALLOWED_HOSTS"),
+            cors_origins=_several(env, "HEADWAY_CORS_ORIGINS"),
+            insecure=env.get("HEADWAY_INSECURE", "") not in ("", "0"),
         )
 
 
@@ -52,6 +61,17 @@ def secret(environ: Mapping[str, str], name: str, default: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+
+
+def bootstrap_key(environ: Mapping[str, str]) -> str:
+    """The admin key that an operator chose, "" where there is none. Raises SettingsError."""
+    token = secret(environ, "HEADWAY_BOOTSTRAP_KEY", "")
+    return checked_token(token, "HEADWAY_BOOTSTRAP_KEY") if token else ""
+
+
+def _several(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Separated by commas."""
+    return tuple(part.strip() for part in environ.get(name, "").split(",") if part.strip())
 
 
 def integer(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

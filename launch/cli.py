@@ -12,6 +12,7 @@ import typer
 
 from headway import __version__, logs
 from headway.errors import HeadwayError
+from headway.keys import DEFAULT_TENANT, SCOPES, USUAL
 from headway.settings import Settings, secret
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A self-hosted queue for model predictions: durable, micro-batched, on your own devices.",
 )
+keys = typer.Typer(no_args_is_help=True, help="API keys, on the database directly: no server need run.")
+app.add_typer(keys, name="keys")
 
 ModelsOption = Annotated[Path, typer.Option("--models", envvar="HEADWAY_MODELS", help="The folder of models.")]
 HostOption = Annotated[str, typer.Option("--host", envvar="HEADWAY_HOST", help="The address to listen on.")]
@@ -44,6 +47,7 @@ DatabaseOption = Annotated[
     str | None,
     typer.Option("--database-url", envvar="HEADWAY_DATABASE_URL", help="sqlite:///path or postgresql://…"),
 ]
+DataOption = Annotated[Path, typer.Option("--data", envvar="HEADWAY_DATA", help="Where the embedded database lives.")]
 InsecureOption = Annotated[
     bool,
     typer.Option("--insecure", envvar="HEADWAY_INSECURE", help="Listen beyond loopback although there are no keys."),
@@ -78,9 +82,7 @@ def headway(
 def up(
     *,
     models: ModelsOption = Path("models"),
-    data: Annotated[Path, typer.Option(envvar="HEADWAY_DATA", help="Where the embedded database lives.")] = Path(
-        ".headway"
-    ),
+    data: DataOption = Path(".headway"),
     devices: Annotated[
         str, typer.Option(envvar="HEADWAY_DEVICES", help="auto (every CUDA GPU, else cpu), or a list: cuda:0,cuda:1.")
     ] = "auto",
@@ -221,6 +223,54 @@ def check(
     from launch.devices import choose
 
     raise typer.Exit(run(model_folder, choose(device, os.environ)[0], Console()))
+
+
+@keys.command()
+def create(
+    *,
+    tenant: Annotated[
+        str, typer.Option(envvar="HEADWAY_KEY_TENANT", help="Whose predictions its holder makes and sees.")
+    ] = DEFAULT_TENANT,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(envvar="HEADWAY_KEY_SCOPES", help=f"One of {', '.join(SCOPES)}; may be given more than once."),
+    ] = None,
+    name: Annotated[str, typer.Option(envvar="HEADWAY_KEY_NAME", help="To know it by in lists.")] = "",
+    data: DataOption = Path(".headway"),
+    database_url: DatabaseOption = None,
+) -> None:
+    """Make a key, for `predict` and `read` if no scope is given. It is printed once, alone on stdout."""
+    from launch.keys import create
+
+    print(create(_database_url(database_url, data), tenant, scope or USUAL, name), flush=True)
+
+
+@keys.command("list")
+def list_(*, data: DataOption = Path(".headway"), database_url: DatabaseOption = None) -> None:
+    """All keys, oldest first, revoked ones too."""
+    from launch.keys import lines
+
+    print("\n".join(lines(_database_url(database_url, data))))
+
+
+@keys.command()
+def revoke(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="As `headway keys list` shows it.")],
+    *,
+    data: DataOption = Path(".headway"),
+    database_url: DatabaseOption = None,
+) -> None:
+    """Refuse a key from now on; APIs that run do so within 5 seconds."""
+    from launch.keys import revoke
+
+    revoke(_database_url(database_url, data), id_)
+
+
+def _database_url(database_url: str | None, data: Path) -> str:
+    """As `headway up` finds it."""
+    from storage.engine import embedded_url
+
+    return database_url or secret(os.environ, "HEADWAY_DATABASE_URL", "") or embedded_url(data)
 
 
 def _settings(redis_url: str | None, database_url: str | None, **options: object) -> Settings:

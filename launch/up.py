@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import sqlalchemy
 
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
 from headway.manifest import scan
 from headway.registry import Version
+from headway.settings import bootstrap_key
 from launch import addresses, devices, flower, lock
 from launch.embedded import EmbeddedValkey
 from launch.supervisor import Part, Supervisor
-from storage.engine import Database
+from storage.engine import Database, embedded_url
+from storage.keys import Keys
 from storage.migrate import upgrade
 from storage.models import Models
 from storage.workers import Workers
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 #: `ready` waits no longer than this for models to load; what loads later is served then.
 LOADING_S = 60.0
+
+#: With or without `_FILE`, the API's alone: models have no business with it.
+_BOOTSTRAP_KEY = "HEADWAY_BOOTSTRAP_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +58,12 @@ class Options:
 
 def run(options: Options) -> int:
     """Until SIGINT or SIGTERM; returns the exit code. Raises HeadwayError where it cannot start."""
-    _refuse_exposure(options)
     if not options.models.is_dir():
         raise SettingsError(f"there is no models folder at {options.models}; `headway init NAME` makes one")
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(lock.hold(options.data / "lock"))
+        _refuse_exposure(options)
         return asyncio.run(_System(options, cleanup).run())
 
 
@@ -77,7 +81,7 @@ class _System:
         self._data_url = addresses.url(options.host, self._data_socket.getsockname()[1])
         self._control_url = addresses.url(control_host, self._control_socket.getsockname()[1])
 
-        database_url = options.database_url or _sqlite_url(options.data)
+        database_url = _database_url(options)
         upgrade(database_url)
         self._database = Database.open(database_url)
         cleanup.callback(self._database.close)
@@ -99,7 +103,7 @@ class _System:
         options = self._options
         redis_url = self._valkey.url if self._valkey is not None else options.redis_url
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(_BOOTSTRAP_KEY)},
             "PYTHONSAFEPATH": "1",  # a folder called `api` where the user happens to stand is not ours
             "HEADWAY_REDIS_URL": redis_url or "",
             "HEADWAY_DATABASE_URL": database_url,
@@ -121,6 +125,7 @@ class _System:
             argv=_command("api"),
             environ={
                 **self._environ,
+                **{name: value for name, value in os.environ.items() if name.startswith(_BOOTSTRAP_KEY)},
                 "HEADWAY_LISTEN_DATA_FD": str(data),
                 "HEADWAY_LISTEN_ADMIN_FD": str(control),
             },
@@ -192,18 +197,28 @@ def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "launch", *words]
 
 
-def _sqlite_url(data: Path) -> str:
-    return sqlalchemy.URL.create("sqlite", database=str(data.resolve() / "headway.db")).render_as_string()
+def _database_url(options: Options) -> str:
+    return options.database_url or embedded_url(options.data)
+
+
+def _has_keys(database_url: str) -> bool:
+    upgrade(database_url)
+    with contextlib.closing(Database.open(database_url)) as database:
+        return bool(Keys(database).all())
 
 
 def _refuse_exposure(options: Options) -> None:
+    """Beyond loopback there must be a key, or a loud word. Raises SettingsError, StorageUnavailable."""
+    has_bootstrap_key = bool(bootstrap_key(os.environ))  # what is wrong with it is said now
     if addresses.is_loopback(options.host):
         return
-    if not options.insecure:
-        raise SettingsError(
-            f"there are no access keys, so everyone who reaches {options.host} could use it; "
-            "listen on 127.0.0.1, or say --insecure if that is what you want"
-        )
-    log.warning("listening on %s without access keys: everyone who reaches it can use it", options.host)
+    if not has_bootstrap_key and not _has_keys(_database_url(options)):
+        if not options.insecure:
+            raise SettingsError(
+                f"there are no keys, so everyone who reaches {options.host} could use it; make one "
+                "(`headway keys create`, or HEADWAY_BOOTSTRAP_KEY), listen on 127.0.0.1, "
+                "or say --insecure if that is what you want"
+            )
+        log.warning("INSECURE: listening on %s without keys; everyone who reaches it can use it", options.host)
     if options.flower_port:
         flower.check_access(options.host, os.environ)

@@ -135,6 +135,11 @@ class Database:
         return self._turnstile.passed() if self._turnstile is not None else contextlib.nullcontext()
 
 
+def embedded_url(data: Path) -> str:
+    """The SQLite database of `headway up --data`."""
+    return URL.create("sqlite", database=str(data.resolve() / "headway.db")).render_as_string()
+
+
 def reason(error: Exception) -> str:
     """The driver's own words, without the statement and its values."""
     cause = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error

@@ -410,11 +410,11 @@ class Predictions:
         rows = self._read(lambda c: self._database.rows(c, "read", ids=self._ids(ids))) if ids else ()
         return {row[0]: _prediction(row) for row in rows}
 
-    def read_input(self, id_: str) -> bytes | None:
-        """The input's JSON as it was received."""
+    def read_input(self, id_: str, tenant_id: str) -> bytes | None:
+        """The input's JSON as it was received; None also where the prediction is another tenant's."""
         if not _UUID.fullmatch(id_):
             return None
-        body = self._read(lambda c: self._database.run(c, "read_input", id=id_).scalar())
+        body = self._read(lambda c: self._database.run(c, "read_input", id=id_, tenant_id=tenant_id).scalar())
         return None if body is None else bytes(body)
 
     def oldest_queued(self, line: str, limit: int, *, before: int | None = None) -> list[tuple[int, Hint]]:

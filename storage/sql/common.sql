@@ -82,7 +82,7 @@ WHERE w.state = 'live'
 ORDER BY p.model, p.version, p.worker_id;
 
 -- read_input
-SELECT body FROM inputs WHERE id = :id;
+SELECT i.body FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;
 
 -- count_by_status
 SELECT status, count(*) FROM predictions GROUP BY status;
@@ -92,3 +92,15 @@ SELECT status, count(*) FROM predictions GROUP BY status;
 INSERT INTO leases (name, holder, until) VALUES (:lease, :holder, :now + :duration)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 WHERE leases.holder = excluded.holder OR leases.until < :now;
+
+-- add_key
+-- A key is known by its digest: the bootstrap key is added at every start, and stays revoked once it is.
+INSERT INTO keys (id, name, tenant_id, scopes, prefix, digest, created_at)
+VALUES (:id, :label, :tenant_id, :scopes, :prefix, :digest, :now)
+ON CONFLICT DO NOTHING;
+
+-- all_keys
+SELECT id, name, tenant_id, scopes, prefix, digest, created_at, revoked_at FROM keys ORDER BY created_at, id;
+
+-- revoke_key
+UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;

@@ -64,8 +64,8 @@ def test_every_field_is_read_back_as_it_was_inserted(store: Any) -> None:
             batch_size=None,
         )
     }
-    assert store.predictions.read_input(row.id) == row.body
-    assert store.predictions.read_input(new_id()) is None
+    assert store.predictions.read_input(row.id, "default") == row.body
+    assert store.predictions.read_input(new_id(), "default") is None
     assert abs(position - store.predictions.now()) < 30_000_000
 
 
@@ -109,7 +109,7 @@ def test_an_id_that_is_no_uuid_names_no_row(store: Any) -> None:
     bad = ["", "x", good.upper() + "'", "{" + good + "}", "\0"]
 
     assert store.predictions.read(bad) == {}
-    assert store.predictions.read_input("x") is None
+    assert store.predictions.read_input("x", "default") is None
     assert store.predictions.cancel_queued(bad) == {}
     claim, rows = store.claimed([*bad, good])
     assert [row.id for row in rows] == [good]

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope
 
 from api.exchange import Call, Disconnected, etag_matches, preferred_wait, query_parameters, request_id, single_headers
 from api.problems import TABLE, Problem
@@ -25,7 +25,11 @@ def call(body: bytes, *headers: tuple[bytes, bytes], pieces: int = 1) -> Call:
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     scope = {"headers": list(headers) or [JSON], "path": "/", "query_string": b""}
-    return Call(scope, receive, {}, "r")
+    return made(scope, receive)
+
+
+def made(scope: Scope, receive: Receive) -> Call:
+    return Call(scope, receive, {}, "r", headers=single_headers(scope["headers"]), tenant="default")
 
 
 def created(body: bytes, *headers: tuple[bytes, bytes], pieces: int = 1) -> Any:
@@ -142,7 +146,7 @@ def test_a_client_that_leaves_before_its_body_is_complete_is_not_answered() -> N
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    gone = Call({"headers": [JSON], "path": "/", "query_string": b""}, receive, {}, "r")
+    gone = made({"headers": [JSON], "path": "/", "query_string": b""}, receive)
     with pytest.raises(Disconnected):
         asyncio.run(read_create(gone, LIMIT))
 

@@ -1,4 +1,4 @@
-"""Which version a submission goes to, what a prediction looks like, and where the API may listen."""
+"""Which version a submission goes to, and what a prediction looks like."""
 
 import json
 from collections.abc import Mapping
@@ -10,9 +10,8 @@ import pytest
 from api.problems import TABLE, Problem
 from api.registry import ModelView, Target
 from api.rendering import accepted, after, etag, prediction_json, time_of
-from api.serve import refuse_open_address
 from headway.clock import new_id, rfc3339
-from headway.errors import ItemCode, ItemError, SettingsError
+from headway.errors import ItemCode, ItemError
 from headway.manifest import parse
 from headway.notices import Ended
 from headway.registry import State, Version
@@ -137,18 +136,6 @@ def test_an_error_says_whether_the_same_input_may_be_sent_again() -> None:
 @pytest.mark.parametrize("us", [0, 999_999, 1_000_000, 1_700_000_000_123_456])
 def test_times_are_those_of_the_clock(us: int) -> None:
     assert time_of(us) == rfc3339(us)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1"])
-def test_loopback_needs_no_keys(host: str) -> None:
-    refuse_open_address(host, insecure=False)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "fe80::1%lo"])
-def test_any_other_address_is_refused_unless_told_otherwise(host: str) -> None:
-    with pytest.raises(SettingsError, match="HEADWAY_INSECURE"):
-        refuse_open_address(host, insecure=False)
-    refuse_open_address(host, insecure=True)
 
 
 def test_every_problem_code_names_a_client_or_server_error() -> None:

@@ -160,7 +160,7 @@ def test_what_is_no_request_is_a_problem_too(api: "Api", request_: bytes, status
 
 
 def raw_post(path: str, body: bytes, length: int | None = None) -> bytes:
-    return b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+    return b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
         path.encode(),
         len(body) if length is None else length,
         body,

@@ -162,7 +162,7 @@ def test_a_stopping_api_answers_who_waits_and_is_gone_within_ten_seconds(
         assert time.monotonic() - started < 10
 
     with socket.create_connection(("127.0.0.1", api.port), timeout=20) as connection:  # the supervisor's backlog
-        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         api.start()
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
