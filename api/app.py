@@ -182,7 +182,7 @@ def _route(service: Service, endpoint: Endpoint) -> APIRoute:
         name=f"{endpoint.function.__name__} {endpoint.path}",
         operation_id=_operation_id(endpoint),
         status_code=endpoint.status,
-        openapi_extra=dict(endpoint.operation),
+        openapi_extra={**endpoint.operation, **({"security": [{"key": []}]} if endpoint.scope else {})},
         include_in_schema=endpoint.documented,
     )
 

@@ -120,6 +120,7 @@ def document(base: Callable[[], dict[str, Any]], views: Mapping[str, ModelView])
     made = copy.deepcopy(base())
     _, schemas = msgspec.json.schema_components([CreateBody, PredictBody, PredictionBody], ref_template=_REF)
     made.setdefault("components", {}).setdefault("schemas", {}).update(schemas, Problem=_PROBLEM_SCHEMA)
+    made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     inputs = {
         name: example(view.versions[view.latest].manifest.inputs, view.versions[view.latest].manifest)
         for name, view in views.items()

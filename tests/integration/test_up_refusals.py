@@ -1,5 +1,6 @@
 """What `headway up` will not start with, each with a sentence that names the way out."""
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -8,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from headway.errors import SettingsError
+from headway.keys import new_token
 from launch.up import Options, run
+from storage.engine import Database, embedded_url
+from storage.keys import Keys
+from storage.migrate import upgrade
 
 
 @pytest.fixture
@@ -32,6 +37,24 @@ def options(tmp_path: Path) -> Options:
 def test_beyond_loopback_there_must_be_keys_or_a_loud_word(options: Options, host: str) -> None:
     with pytest.raises(SettingsError, match="--insecure"):
         run(dataclasses.replace(options, host=host))
+
+
+@pytest.mark.parametrize("token", ["short", "x" * 600])
+def test_a_bootstrap_key_that_is_none_is_refused(options: Options, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("HEADWAY_BOOTSTRAP_KEY", token)
+    with pytest.raises(SettingsError, match="HEADWAY_BOOTSTRAP_KEY"):
+        run(options)
+
+
+def test_with_a_key_it_listens_where_it_is_told(options: Options) -> None:
+    """It gets as far as the address, which is not this machine's."""
+    options.data.mkdir()
+    url = embedded_url(options.data)
+    upgrade(url)
+    with contextlib.closing(Database.open(url)) as database:
+        Keys(database).add(new_token(), tenant_id="default", scopes=("read",), name="")
+    with pytest.raises(SettingsError, match="cannot listen"):
+        run(dataclasses.replace(options, host="192.0.2.1"))
 
 
 def test_flower_beyond_loopback_needs_a_password(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """The command line's promises about itself."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -16,7 +19,7 @@ def test_every_option_is_also_an_environment_variable() -> None:
     group = typer.main.get_group(app)
     options = [
         (name, option)
-        for name, command in group.commands.items()
+        for name, command in _commands(group)
         for option in command.params
         if option.param_type_name == "option" and option.name != "help"
     ]
@@ -25,6 +28,13 @@ def test_every_option_is_also_an_environment_variable() -> None:
         assert option.name is not None
         assert isinstance(option.envvar, str), f"{name} --{option.name}"
         assert option.envvar.startswith("HEADWAY_")
+
+
+def _commands(group: Any) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield name, command
+        if hasattr(command, "commands"):
+            yield from _commands(command)
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
