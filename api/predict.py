@@ -40,7 +40,7 @@ async def predict(service: Service, call: Call) -> Answer:
             await service.submitter.submit_all(rows, target.at_most)
         await waiter.wait()
     except Problem:
-        await _cancel(service, ids)  # SQL refused an instance; the others are nobody's now
+        await _cancel(service, call, ids)  # SQL refused an instance; the others are nobody's now
         raise
     finally:
         waiter.close()
@@ -48,7 +48,7 @@ async def predict(service: Service, call: Call) -> Answer:
     if len(ended) == len(ids) and all(end.status is Status.SUCCEEDED for end in ended.values()):
         outputs = b",".join([ended[id_].output or b"null" for id_ in ids])
         return Answer(200, b'{"predictions":[%b]}' % outputs, (*JSON_HEADERS, *preference_applied(wait)))
-    canceled = await _cancel(service, [id_ for id_ in ids if id_ not in ended])
+    canceled = await _cancel(service, call, [id_ for id_ in ids if id_ not in ended])
     if waiter.hung_up:
         raise Disconnected
     raise _problem(service, ids, ended, canceled)
@@ -80,12 +80,12 @@ async def _ended(service: Service, waiter: Waiter) -> dict[str, Ended | Predicti
     return ended
 
 
-async def _cancel(service: Service, ids: list[str]) -> dict[str, Ended]:
+async def _cancel(service: Service, call: Call, ids: list[str]) -> dict[str, Ended]:
     """Cancels those that are still queued, and tells whoever else waits for them."""
     if not ids:
         return {}
     try:
-        canceled = await service.threads.run(lambda: service.predictions.cancel_queued(ids))
+        canceled = await service.threads.run(lambda: service.predictions.cancel_queued(ids, call.tenant))
     except StorageUnavailable:
         log.warning("instances of a call that ended early could not be canceled", extra={"count": len(ids)})
         return {}

@@ -369,12 +369,12 @@ class Predictions:
                 )
         return given_back
 
-    def cancel_queued(self, ids: Sequence[str]) -> dict[str, Ended]:
-        """Those that are still queued become canceled; the others stay as they are."""
+    def cancel_queued(self, ids: Sequence[str], tenant_id: str) -> dict[str, Ended]:
+        """Those of this tenant that are still queued become canceled; the others stay as they are."""
         ids = _valid(ids)
         if not ids:
             return {}
-        return self._end_queued(Status.CANCELED, "cancel_queued", ids=self._ids(ids))
+        return self._end_queued(Status.CANCELED, "cancel_queued", ids=self._ids(ids), tenant_id=tenant_id)
 
     def expire(self, limit: int = 500) -> dict[str, Ended]:
         """Queued rows whose time has passed; call it until nothing is returned."""

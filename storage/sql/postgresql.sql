@@ -120,7 +120,8 @@ FROM claims c WHERE c.worker_id = :worker_id;
 -- cancel_queued
 -- A row that is locked is being claimed: it is not queued any more.
 WITH f AS MATERIALIZED (
-    SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) AND status = 0 ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) AND tenant_id = :tenant_id AND status = 0
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;

@@ -104,8 +104,9 @@ SELECT c.id, (
 FROM claims c WHERE c.worker_id = :worker_id;
 
 -- cancel_queued
+-- By the primary key: the plus keeps the index of tenants out of it.
 UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
-WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 0
+WHERE id IN (SELECT value FROM json_each(:ids)) AND +tenant_id = :tenant_id AND status = 0
 RETURNING id, revision, attempt, completed_at;
 
 -- expire

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,11 @@ def test_a_key_that_makes_no_sense_is_not_made(sqlite_url: str, words: tuple[str
 def test_a_database_without_tables_is_told_to_be_migrated(tmp_path: Path) -> None:
     refused = headway(f"sqlite:///{tmp_path}/new.db", "list")
     assert (refused.returncode, "headway migrate" in refused.stderr) == (2, True)
+
+
+def test_what_is_read_or_canceled_by_tenant_passes_over_anothers_rows(store: Any) -> None:
+    (id_,) = store.submitted(tenant_id="mine")
+    assert store.predictions.read_input(id_, "theirs") is None
+    assert store.predictions.cancel_queued([id_], "theirs") == {}
+    assert store.predictions.read_input(id_, "mine") is not None
+    assert store.predictions.cancel_queued([id_], "mine").keys() == {id_}

@@ -64,7 +64,7 @@ def test_every_field_is_read_back_as_it_was_inserted(store: Any) -> None:
             batch_size=None,
         )
     }
-    assert store.predictions.read_input(row.id, "default") == row.body
+    assert store.predictions.read_input(row.id, row.tenant_id) == row.body
     assert store.predictions.read_input(new_id(), "default") is None
     assert abs(position - store.predictions.now()) < 30_000_000
 
@@ -110,7 +110,7 @@ def test_an_id_that_is_no_uuid_names_no_row(store: Any) -> None:
 
     assert store.predictions.read(bad) == {}
     assert store.predictions.read_input("x", "default") is None
-    assert store.predictions.cancel_queued(bad) == {}
+    assert store.predictions.cancel_queued(bad, "default") == {}
     claim, rows = store.claimed([*bad, good])
     assert [row.id for row in rows] == [good]
     assert not store.predictions.give_back(claim, [Returned(id=id_) for id_ in bad], False)
@@ -380,7 +380,7 @@ def test_only_queued_rows_are_canceled(store: Any) -> None:
     ids = store.submitted(3)
     store.claimed(ids[:1])
 
-    canceled = store.predictions.cancel_queued(ids[:2])
+    canceled = store.predictions.cancel_queued(ids[:2], "default")
 
     assert {id_: ended.status for id_, ended in canceled.items()} == {ids[1]: Status.CANCELED}
     read = store.predictions.read(ids)
@@ -463,6 +463,7 @@ def test_statements_go_by_their_index(store: Any, statement: str, index: str) ->
         "before": 1 << 62,
         "claim": claim,
         "worker_id": "w1",
+        "tenant_id": "default",
         "rows": fences,
         "outputs": [b""] * 300,
         "claims": many,
@@ -489,7 +490,7 @@ def reach(store: Any, status: Status) -> tuple[str, str]:
     if status is Status.QUEUED:
         return id_, new_id()
     if status is Status.CANCELED:
-        store.predictions.cancel_queued([id_])
+        store.predictions.cancel_queued([id_], "default")
         return id_, new_id()
     if status is Status.EXPIRED:
         store.predictions.expire()
@@ -522,7 +523,7 @@ VERBS: dict[str, Callable[[Any, str, str], object]] = {
         store.predictions.give_back(claim, [Returned(id=id_, charge=True)], True),
     ],
     "bury": lambda store, id_, claim: [store.workers.mark_dead("w1"), store.predictions.give_back_dead()],
-    "cancel": lambda store, id_, claim: store.predictions.cancel_queued([id_]),
+    "cancel": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
     "expire": lambda store, id_, claim: store.predictions.expire(),
     "insert": lambda store, id_, claim: store.predictions.insert([new_prediction(id=id_)]),
 }

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -401,14 +402,15 @@ def test_the_first_key_closes_the_door_and_revoking_it_does_not_open_it(
     assert httpx.get(f"{stack.api.control_url}/metrics").status_code == 401
 
 
-def test_with_keys_the_api_listens_where_it_is_told(sqlite_url: str, redis_url: str) -> None:
-    token = new_token()
+def test_with_keys_the_api_listens_where_it_is_told(sqlite_url: str, redis_url: str, tmp_path: Path) -> None:
+    token, file = new_token(), tmp_path / "bootstrap key"
+    file.write_text(f"{token}\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environ = {
         "HEADWAY_DATABASE_URL": sqlite_url,
         "HEADWAY_REDIS_URL": redis_url,
-        "HEADWAY_BOOTSTRAP_KEY": token,
+        "HEADWAY_BOOTSTRAP_KEY_FILE": str(file),
         "PATH": "",
     }
     command = [sys.executable, "-m", "launch", "api", "--host", "0.0.0.0", "--port", str(port), "--admin-port", "0"]
@@ -431,7 +433,7 @@ def test_with_keys_the_api_listens_where_it_is_told(sqlite_url: str, redis_url: 
 
 
 def test_nobody_gets_in_while_the_keys_cannot_be_read(
-    new_api: Callable[[str, str], Any], tmp_path: Any, redis_url: str
+    new_api: Callable[[str, str], Any], tmp_path: Path, redis_url: str
 ) -> None:
     api = new_api(f"sqlite:///{tmp_path}/never migrated.db", redis_url)
     wait_until(lambda: api.client.get("/health").status_code == 200, 20)

@@ -312,7 +312,7 @@ def predicting(
 @pytest.fixture
 def empty(worker: "PlayedWorker") -> None:
     """Nothing waits in the line of echo 2 (the latest)."""
-    worker.predictions.cancel_queued(worker.queued())
+    worker.predictions.cancel_queued(worker.queued(), "default")
 
 
 def arrived(worker: "PlayedWorker", count: int) -> list[str]:
