@@ -217,3 +217,21 @@ def test_a_broken_model_is_listed_with_its_reason_and_stops_nobody(tmp_path: Pat
         assert "no weights here" in refused.json()["detail"]
         answered = httpx.post(f"{running.data_url}/v1/models/good:predict", json={"instances": [1]}, timeout=30)
         assert answered.json()["predictions"][0]["value"] == 1
+
+
+def test_the_whole_way_and_a_killed_worker_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    version = tmp_path / "models" / "echo" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(ECHO)
+
+    async def run(headway: RunningHeadway) -> list[dict[str, Any]]:
+        async with httpx.AsyncClient(base_url=headway.data_url, timeout=60) as client:
+            ids = [await submit(client, "echo", number) for number in range(50)]
+            os.kill(headway.pid_of("worker"), signal.SIGKILL)
+            ids += [await submit(client, "echo", number) for number in range(50, 100)]
+            deadline = time.monotonic() + 30
+            return await asyncio.gather(*(result(client, id_, deadline) for id_ in ids))
+
+    with RunningHeadway(tmp_path, options=["--database-url", postgres_url]) as headway:
+        predictions = asyncio.run(run(headway))
+    assert [prediction["output"]["value"] for prediction in predictions] == list(range(100))
