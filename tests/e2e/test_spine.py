@@ -42,6 +42,19 @@ class Moody(Model):
         return [special.get(value, value) for value in inputs]
 """
 
+STICKY = """
+from headway import Model
+
+class Sticky(Model):
+    broken = False
+
+    def predict(self, inputs):
+        if self.broken:
+            raise RuntimeError("nothing works in this process any more")
+        self.broken = "break" in inputs
+        return inputs
+"""
+
 MOODY_TOML = """
 [batching]
 max_wait_ms = 200
@@ -54,7 +67,7 @@ max_attempts = 2
 @pytest.fixture(scope="module")
 def headway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
     folder = tmp_path_factory.mktemp("spine")
-    for name, source in {"echo": ECHO, "moody": MOODY}.items():
+    for name, source in {"echo": ECHO, "moody": MOODY, "sticky": STICKY}.items():
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(source)
@@ -146,6 +159,16 @@ def test_a_bad_item_fails_alone(headway: RunningHeadway, bad: str, code: str, ch
             assert prediction["attempt"] == 1
 
 
+def test_a_process_in_which_every_item_fails_is_replaced_before_the_items_are_blamed(headway: RunningHeadway) -> None:
+    def predict(instances: list[object]) -> httpx.Response:
+        return httpx.post(f"{headway.data_url}/v1/models/sticky:predict", json={"instances": instances}, timeout=60)
+
+    assert predict(["break"]).json() == {"predictions": ["break"]}
+    answer = predict(list(range(8)))
+    assert answer.status_code == 200, answer.json()
+    assert answer.json() == {"predictions": list(range(8))}
+
+
 def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(headway: RunningHeadway) -> None:
     accepted: dict[str, int] = {}
     killed: list[str] = []
@@ -156,7 +179,7 @@ def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(head
             accepted[await submit(client, "echo", number)] = number
 
     async def assassin(enough: asyncio.Event) -> None:
-        for part in ("device", "worker", "valkey"):
+        for part in ("echo@1", "worker", "valkey"):
             before = len(accepted)
             while len(accepted) < before + 150:  # noqa: ASYNC110  (progress of eight other tasks, not an event)
                 await asyncio.sleep(0.01)
@@ -174,7 +197,7 @@ def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(head
             return await asyncio.gather(*(result(client, id_, deadline) for id_ in accepted))
 
     predictions = asyncio.run(run())
-    assert killed == ["device", "worker", "valkey"]
+    assert killed == ["echo@1", "worker", "valkey"]
     assert len(predictions) >= 450
     assert {prediction["status"] for prediction in predictions} == {"succeeded"}
     for prediction in predictions:
