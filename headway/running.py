@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,9 +23,15 @@ class RunningHeadway:
     """Serves `folder/models`, or `models`, on free ports; its data and its log are in `folder`."""
 
     def __init__(
-        self, folder: Path, *, models: Path | None = None, flower: bool = False, options: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        models: Path | None = None,
+        flower: bool = False,
+        options: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`options`: further ones of `headway up`; they come last, so they win."""
+        """`options`: further ones of `headway up`; they come last, so they win. `environ`: further settings."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data = folder / "data"
@@ -37,6 +43,7 @@ class RunningHeadway:
             *("--port", "0", "--admin-port", "0", "--flower-port", str(free_port() if flower else 0)),
             *options,
         ]
+        self._environ = dict(environ or {})
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[str]":
@@ -45,7 +52,12 @@ class RunningHeadway:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("HEADWAY_", "FLOWER_"))}
         with self.log.open("a") as log:
             return subprocess.Popen(
-                self._command, cwd=self.folder, env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+                self._command,
+                cwd=self.folder,
+                env=environ | self._environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
 
     def __enter__(self) -> "RunningHeadway":
