@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.access import Caller
+from api.answers import Answer
 from api.endpoint import Endpoint
 from api.exchange import Call, Disconnected, request_id, single_headers
 from api.problems import Problem
@@ -56,16 +57,14 @@ class Front:
         headers = single_headers(scope["headers"])
         send = self._sites.sharing(headers, send)
         match = self._match(scope["method"], scope["path"])
+        passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers} if match is None else {}
+        answer: Answer | None
         try:
             self._sites.check(scope, headers)
             if match is None:
                 answer = self._sites.preflight(scope, headers)
-                if answer is None:
-                    passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers}
-                    if self._open.fullmatch(scope["path"]) is None:
-                        passed[CALLER] = self._caller(scope, headers)
-                    await self._pass_on(passed, receive, send, id_)
-                    return
+                if answer is None and self._open.fullmatch(scope["path"]) is None:
+                    passed[CALLER] = self._caller(scope, headers)
             else:
                 endpoint, params = match
                 caller = self._caller(scope, headers)
@@ -78,6 +77,9 @@ class Front:
             answer = problems.answer(Problem.unavailable("The API is stopping."), path=scope["path"], request_id=id_)
         except Exception as error:
             answer = problems.answer(error, path=scope["path"], request_id=id_)
+        if answer is None:
+            await self._pass_on(passed, receive, send, id_)
+            return
         metrics.count_request("other" if match is None else match[0].path, answer.status)
         await answer.send(send, id_)
 
