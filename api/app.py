@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import headway
-from api import health, hot, metrics, models, openapi, predict, predictions, problems
+from api import health, hot, models, openapi, predict, predictions, problems, scrape
 from api.answers import Answer
 from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected
@@ -87,11 +87,7 @@ DATA = [
 ]  # fmt: skip
 
 
-async def _metrics(service: Service, call: Call) -> Answer:
-    return metrics.exposition()
-
-
-CONTROL = [Endpoint("GET", "/metrics", _metrics, documented=False)]
+CONTROL = [Endpoint("GET", "/metrics", scrape.metrics, documented=False)]
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
