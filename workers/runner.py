@@ -353,7 +353,8 @@ class Runner:
         executor.kill()
         if not ours or (self._again is not None and not calls):
             return
-        log.error("%s@%s: %s", *self._labels, error, extra={"calls": len(calls)})
+        suspect = {"prediction_id": calls[0].rows[0].id} if calls and len(calls[0].rows) == 1 else {}
+        log.error("%s@%s: %s", *self._labels, error, extra={"calls": len(calls), **suspect})
         metrics.device_deaths(self._labels)
         if calls and self._again is None:
             on_device = calls.pop(0)
