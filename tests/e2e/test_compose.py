@@ -8,15 +8,20 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import httpx
 import pytest
+import redis
 import yaml
 from compose_spec import PyCompose
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from headway.running import free_port
 from headway.testing import wait_until
+from launch.embedded import find_binary
 
 ROOT = Path(__file__).parent.parent.parent
 DRAIN_S = 15
@@ -110,6 +115,37 @@ def test_what_the_image_is_made_of_is_let_through_to_the_build() -> None:
 def make_secrets(folder: Path) -> dict[str, str]:
     subprocess.run([ROOT / "deploy" / "secrets.sh", folder], check=True)
     return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def test_the_broker_takes_its_password_from_its_file(compose: dict[str, Any], tmp_path: Path) -> None:
+    secrets = make_secrets(tmp_path / "secrets")
+    *shell, script = compose["services"]["valkey"]["command"]
+    port = free_port()
+    places = {
+        "/run/secrets": f"{tmp_path}/secrets",
+        "/tmp/valkey.conf": str(tmp_path / "conf"),
+        "valkey-server": find_binary(),
+    }
+    for inside, outside in places.items():
+        script = script.replace(inside, outside)
+    process = subprocess.Popen([*shell, script.rstrip() + f" --port {port} --bind 127.0.0.1"], stdout=DEVNULL)
+    try:
+        with redis.Redis(port=port, password=secrets["redis_password"], retry=Retry(NoBackoff(), 0)) as client:
+            wait_until(lambda: answers(client), 10, "Valkey")
+            assert client.config_get("maxmemory-policy", "save") == {"maxmemory-policy": "noeviction", "save": ""}
+        with redis.Redis(port=port) as stranger, pytest.raises(redis.exceptions.AuthenticationError):
+            stranger.ping()
+        assert secrets["redis_password"] not in Path(f"/proc/{process.pid}/cmdline").read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.exceptions.ConnectionError:
+        return False
 
 
 class Plain:

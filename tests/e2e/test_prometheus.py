@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from headway.testing import wait_until
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 
 PICKY = """
+import os
 from headway import Model
 
 class Picky(Model):
     def predict(self, inputs):
+        if "exit" in inputs:
+            os._exit(3)
         if None in inputs:
             raise ValueError("none")
         return inputs
@@ -51,6 +54,12 @@ def metrics_urls(running: RunningHeadway) -> list[str]:
     return [f"{running.control_url}/metrics", *named]
 
 
+def total(pages: Iterable[str], series: str) -> float:
+    """Over all processes, of the samples whose name and labels begin like this."""
+    lines = [line for page in pages for line in page.splitlines() if line.startswith(series)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 def work(running: RunningHeadway) -> None:
     for instances in ([1, 2, 3], [None]):
         httpx.post(f"{running.data_url}/v1/models/picky:predict", json={"instances": instances}, timeout=30)
@@ -61,8 +70,24 @@ def test_the_api_each_worker_and_the_utility_worker_have_metrics(headway: Runnin
     urls = metrics_urls(headway)
     assert len(urls) == 3
     pages = [httpx.get(url).text for url in urls]
-    for series in ("headway_backlog_predictions{", "headway_batch_size_sum{", "headway_dead_workers_total "):
-        assert sum(f"\n{series}" in page for page in pages) >= 1, series
+    assert [total([page], "headway_workers ") for page in pages] == [1, 0, 0]  # the API's alone
+    assert total(pages, "headway_batch_size_sum{") == 4
+    assert total(pages, 'headway_predictions_ended_total{model="picky",status="succeeded",version="1"}') == 3
+    assert total(pages, 'headway_failures_total{code="model_error",model="picky",version="1"}') == 1
+    assert any("headway_dead_workers_total 0.0" in page for page in pages)
+
+
+def test_a_prediction_that_kills_is_counted_and_named_in_the_log(headway: RunningHeadway) -> None:
+    url = f"{headway.data_url}/v1/models/picky/predictions"
+    killer = httpx.post(url, json={"input": "exit"}, headers={"Prefer": "wait=50"}, timeout=60).json()
+    assert killer["error"]["code"] == "worker_lost"
+    pages = [httpx.get(url).text for url in metrics_urls(headway)]
+    labels = 'model="picky",reason="device_lost",version="1"'
+    assert total(pages, f"headway_lost_attempts_total{{{labels}}}") == 3  # max_attempts
+    assert total(pages, "headway_device_deaths_total{") == 3
+    assert total(pages, 'headway_failures_total{code="worker_lost",') == 1
+    named = [line for line in headway.log.read_text().splitlines() if f'"prediction_id": "{killer["id"]}"' in line]
+    assert len(named) == 3
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="there is no prometheus on the PATH")
