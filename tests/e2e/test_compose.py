@@ -100,6 +100,8 @@ def test_secrets_come_by_file_and_are_made_by_the_script(compose: dict[str, Any]
     for name, service in compose["services"].items():
         mounted = {f"/run/secrets/{secret}" for secret in service.get("secrets", ())}
         words = str([service.get("environment"), service.get("command"), service.get("healthcheck")])
+        if name == "prometheus":
+            words += (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
         assert set(re.findall(r"/run/secrets/\w+", words)) == mounted, name
     assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
 
@@ -249,7 +251,8 @@ def test_the_commands_of_the_file_serve_predictions_as_plain_processes(
         assert (answer.status_code, answer.json().get("output")) == (200, 2 * number), answer.text
 
     for name, inside in (("api", "8001"), ("worker", "9101"), ("utility", "9101")):
-        assert "headway_" in httpx.get(f"http://127.0.0.1:{plain.port(name, inside)}/metrics").text
+        url = f"http://127.0.0.1:{plain.port(name, inside)}/metrics"
+        assert "headway_" in httpx.get(url, headers=bearer if name == "api" else {}).text
     user, password = (tmp_path / "secrets" / "flower_basic_auth").read_text().split(":")
     flower = f"http://127.0.0.1:{plain.port('flower', '5555')}/api/workers?refresh=1"
     assert httpx.get(flower).status_code == 401
