@@ -83,7 +83,7 @@ class RunningHeadway:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL:])
 
     def pid_of(self, part: str, timeout_s: float = 20.0) -> int:
-        """The process of a part: api, worker, utility, flower, valkey, or device (the model's). Linux only."""
+        """The process of a part: api, worker, utility, flower, valkey, or of a model: `echo@1`. Linux only."""
         return wait_until(lambda: self._find(part), timeout_s, f"a process of {part}")
 
     def _find(self, part: str) -> int:
@@ -92,8 +92,8 @@ class RunningHeadway:
             words = command_line(pid)
             if part == "valkey":
                 found = any(name in word for name in ("valkey-server", "redis-server") for word in words[:1])
-            elif part == "device":
-                found = any("workers.device" in word for word in words)
+            elif "@" in part:
+                found = any(word.startswith(f"{part}#") for word in words)
             else:
                 found = part in words and "launch" in words
             if found:

@@ -42,6 +42,19 @@ class Moody(Model):
         return [special.get(value, value) for value in inputs]
 """
 
+STICKY = """
+from headway import Model
+
+class Sticky(Model):
+    broken = False
+
+    def predict(self, inputs):
+        if self.broken:
+            raise RuntimeError("nothing works in this process any more")
+        self.broken = "break" in inputs
+        return inputs
+"""
+
 MOODY_TOML = """
 [batching]
 max_wait_ms = 200
@@ -54,7 +67,7 @@ max_attempts = 2
 @pytest.fixture(scope="module")
 def headway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
     folder = tmp_path_factory.mktemp("spine")
-    for name, source in {"echo": ECHO, "moody": MOODY}.items():
+    for name, source in {"echo": ECHO, "moody": MOODY, "sticky": STICKY}.items():
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(source)
@@ -146,6 +159,16 @@ def test_a_bad_item_fails_alone(headway: RunningHeadway, bad: str, code: str, ch
             assert prediction["attempt"] == 1
 
 
+def test_a_process_in_which_every_item_fails_is_replaced_before_the_items_are_blamed(headway: RunningHeadway) -> None:
+    def predict(instances: list[object]) -> httpx.Response:
+        return httpx.post(f"{headway.data_url}/v1/models/sticky:predict", json={"instances": instances}, timeout=60)
+
+    assert predict(["break"]).json() == {"predictions": ["break"]}
+    answer = predict(list(range(8)))
+    assert answer.status_code == 200, answer.json()
+    assert answer.json() == {"predictions": list(range(8))}
+
+
 def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(headway: RunningHeadway) -> None:
     accepted: dict[str, int] = {}
     killed: list[str] = []
@@ -156,7 +179,7 @@ def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(head
             accepted[await submit(client, "echo", number)] = number
 
     async def assassin(enough: asyncio.Event) -> None:
-        for part in ("device", "worker", "valkey"):
+        for part in ("echo@1", "worker", "valkey"):
             before = len(accepted)
             while len(accepted) < before + 150:  # noqa: ASYNC110  (progress of eight other tasks, not an event)
                 await asyncio.sleep(0.01)
@@ -174,7 +197,7 @@ def test_whatever_is_killed_under_load_every_accepted_prediction_ends_right(head
             return await asyncio.gather(*(result(client, id_, deadline) for id_ in accepted))
 
     predictions = asyncio.run(run())
-    assert killed == ["device", "worker", "valkey"]
+    assert killed == ["echo@1", "worker", "valkey"]
     assert len(predictions) >= 450
     assert {prediction["status"] for prediction in predictions} == {"succeeded"}
     for prediction in predictions:
@@ -217,3 +240,21 @@ def test_a_broken_model_is_listed_with_its_reason_and_stops_nobody(tmp_path: Pat
         assert "no weights here" in refused.json()["detail"]
         answered = httpx.post(f"{running.data_url}/v1/models/good:predict", json={"instances": [1]}, timeout=30)
         assert answered.json()["predictions"][0]["value"] == 1
+
+
+def test_the_whole_way_and_a_killed_worker_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    version = tmp_path / "models" / "echo" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(ECHO)
+
+    async def run(headway: RunningHeadway) -> list[dict[str, Any]]:
+        async with httpx.AsyncClient(base_url=headway.data_url, timeout=60) as client:
+            ids = [await submit(client, "echo", number) for number in range(50)]
+            os.kill(headway.pid_of("worker"), signal.SIGKILL)
+            ids += [await submit(client, "echo", number) for number in range(50, 100)]
+            deadline = time.monotonic() + 30
+            return await asyncio.gather(*(result(client, id_, deadline) for id_ in ids))
+
+    with RunningHeadway(tmp_path, options=["--database-url", postgres_url]) as headway:
+        predictions = asyncio.run(run(headway))
+    assert [prediction["output"]["value"] for prediction in predictions] == list(range(100))

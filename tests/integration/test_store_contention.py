@@ -39,23 +39,34 @@ predictions = Predictions(database)
 Workers(database).register(worker, "cpu", "host", 1)
 line = broker.line("digits", "1", 5)
 
-def work(_):
-    taken = []
-    while hints := predictions.oldest_queued(line, 40):
-        claim = new_id()
-        ids = [row.id for row in predictions.claim(claim, worker, [hint.id for _, hint in hints], [line])]
-        outcomes = [Outcome(id=id_, output=b"1") for id_ in ids]
-        ended = predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=bool(ids))])
-        assert ended.keys() == set(ids)
-        taken += ids
-    return taken
+def step():
+    hints = predictions.oldest_queued(line, 40)
+    claim = new_id()
+    ids = [row.id for row in predictions.claim(claim, worker, [hint.id for _, hint in hints], [line])]
+    outcomes = [Outcome(id=id_, output=b"1") for id_ in ids]
+    ended = predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=bool(ids))])
+    assert ended.keys() == set(ids)
+    sys.stdout.write("".join(id_ + "\\n" for id_ in ids))  # one write: threads must not mix their lines
+    return bool(hints)
 
+def work(_):
+    while step():
+        pass
+
+step()  # everyone has had a share before they race for the rest
+print("ready", flush=True)
+sys.stdin.readline()
 from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(threads) as pool:
-    for taken in pool.map(work, range(threads)):
-        print(*taken, sep="\\n")
+    list(pool.map(work, range(threads)))
 database.close()
 """
+
+
+def until_ready(process: "subprocess.Popen[str]") -> list[str]:
+    """The ids a claimer took before the race."""
+    assert process.stdout is not None
+    return [line.strip() for line in iter(process.stdout.readline, "ready\n")]
 
 
 def test_claimers_in_threads_and_processes_never_share_a_row(store: Any, database_url: str) -> None:
@@ -65,16 +76,20 @@ def test_claimers_in_threads_and_processes_never_share_a_row(store: Any, databas
 
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", CLAIMER, database_url, name, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-c", CLAIMER, database_url, name, "3"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for name in ("p1", "p2")
     ]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    first = [until_ready(process) for process in processes]
+    outputs = [process.communicate("go\n", timeout=60) for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], outputs
-    taken = [output.decode().split() for output, _ in outputs]
+    taken = [[*before, *output.split()] for before, (output, _) in zip(first, outputs, strict=True)]
     assert sorted(taken[0] + taken[1]) == sorted(ids)
-    assert all(taken), "one process took everything"
     assert store.predictions.count_by_status() == {Status.SUCCEEDED: ROWS}
     assert store.count("claims") == 0
 
