@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import headway
-from api import health, hot, keys, metrics, models, openapi, predict, predictions, problems
+from api import health, keys, models, openapi, predict, predictions, problems, scrape
 from api.access import NOBODY
 from api.answers import Answer
 from api.endpoint import Endpoint, EndpointFunction
@@ -95,12 +95,8 @@ DATA = [
 ]  # fmt: skip
 
 
-async def _metrics(service: Service, call: Call) -> Answer:
-    return metrics.exposition()
-
-
 CONTROL = [
-    Endpoint("GET", "/metrics", _metrics, documented=False, scope="read"),
+    Endpoint("GET", "/metrics", scrape.metrics, documented=False, scope="read"),
     Endpoint("POST", "/v1/keys", keys.create_key, documented=False),
     Endpoint("GET", "/v1/keys", keys.list_keys, documented=False),
     Endpoint("DELETE", "/v1/keys/{id}", keys.revoke_key, documented=False),

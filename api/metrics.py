@@ -1,8 +1,6 @@
-"""The API's Prometheus series: what each means, and what to do when it looks wrong."""
+"""The API's own Prometheus series. What to do when one looks wrong stands in docs/operations.md, by its name."""
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
-
-from api.answers import Answer
+from prometheus_client import Counter, Histogram, disable_created_metrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -42,8 +40,3 @@ def count_request(route: str, status: int) -> None:
     if counter is None:
         counter = _requests[key] = REQUESTS.labels(route, str(status))
     counter.inc()
-
-
-def exposition() -> Answer:
-    """Everything in this process, in Prometheus' text format."""
-    return Answer(200, generate_latest(), ((b"content-type", CONTENT_TYPE_LATEST.encode()),))

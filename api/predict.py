@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from api import tracing
 from api.answers import JSON_HEADERS, Answer
 from api.exchange import LONGEST_WAIT_S, Call, Disconnected, preference_applied, preferred_wait, query_parameters
 from api.problems import Problem
@@ -38,6 +39,7 @@ async def predict(service: Service, call: Call) -> Answer:
             await service.submitter.submit(rows[0], target.at_most)
         else:
             await service.submitter.submit_all(rows, target.at_most)
+        tracing.accepted(call, ids)
         await waiter.wait()
     except Problem:
         await _cancel(service, call, ids)  # SQL refused an instance; the others are nobody's now

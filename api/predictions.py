@@ -2,6 +2,7 @@
 
 import re
 
+from api import tracing
 from api.answers import Answer
 from api.exchange import Call, etag_matches, preference_applied, preferred_wait, query_parameters
 from api.problems import Problem
@@ -29,10 +30,12 @@ async def create(service: Service, call: Call) -> Answer:
     row = _row(call, target, body, value)
     if not wait:
         position = await service.submitter.submit(row, target.at_most)
+        tracing.accepted(call, (row.id,))
         return _created(service, accepted(row, position), wait)
     waiter = service.waiting.register((row.id,), wait)
     try:
         position = await service.submitter.submit(row, target.at_most)
+        tracing.accepted(call, (row.id,))
         await waiter.wait()
     finally:
         waiter.close()

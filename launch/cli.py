@@ -48,6 +48,19 @@ DatabaseOption = Annotated[
     typer.Option("--database-url", envvar="HEADWAY_DATABASE_URL", help="sqlite:///path or postgresql://…"),
 ]
 DataOption = Annotated[Path, typer.Option("--data", envvar="HEADWAY_DATA", help="Where the embedded database lives.")]
+MetricsHostOption = Annotated[
+    str, typer.Option("--metrics-host", envvar="HEADWAY_METRICS_HOST", help="The address of /metrics; it asks no key.")
+]
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        envvar="HEADWAY_METRICS_PORT",
+        min=0,
+        max=65535,
+        help="Serve /metrics here; 0 takes a free one.",
+    ),
+]
 InsecureOption = Annotated[
     bool,
     typer.Option("--insecure", envvar="HEADWAY_INSECURE", help="Listen beyond loopback although there are no keys."),
@@ -94,6 +107,16 @@ def up(
     ] = 5555,
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            envvar="HEADWAY_METRICS_PORT",
+            min=0,
+            max=65500,
+            help="Of /metrics of the first worker, the next ports of the others and of the utility worker; "
+            "0 takes free ones, which the log names.",
+        ),
+    ] = 0,
     insecure: InsecureOption = False,
 ) -> None:
     """Start everything on this machine. SIGINT or SIGTERM drains and stops it."""
@@ -108,6 +131,7 @@ def up(
         port=port,
         admin_port=admin_port,
         flower_port=flower_port,
+        metrics_port=metrics_port,
         redis_url=redis_url or secret(os.environ, "HEADWAY_REDIS_URL", "") or None,
         database_url=database_url or secret(os.environ, "HEADWAY_DATABASE_URL", "") or None,
         insecure=insecure,
@@ -151,9 +175,8 @@ def worker(
     models: ModelsOption = Path("models"),
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(envvar="HEADWAY_METRICS_PORT", min=0, max=65535, help="Serve /metrics here too.")
-    ] = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_port: MetricsPortOption = None,
 ) -> None:
     """Computes predictions on one device."""
     from launch.devices import choose
@@ -163,16 +186,24 @@ def worker(
     settings = _settings(redis_url, database_url, models=models)
     chosen = choose(device, os.environ)[0]
     worker_id = os.environ.get("HEADWAY_WORKER_ID")
-    raise typer.Exit(main(settings, device=chosen, worker_id=worker_id, metrics_port=metrics_port))
+    raise typer.Exit(
+        main(settings, device=chosen, worker_id=worker_id, metrics_host=metrics_host, metrics_port=metrics_port)
+    )
 
 
 @app.command()
-def utility(*, redis_url: RedisOption = None, database_url: DatabaseOption = None) -> None:
+def utility(
+    *,
+    redis_url: RedisOption = None,
+    database_url: DatabaseOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_port: MetricsPortOption = None,
+) -> None:
     """Finds what was lost: dead workers' claims, hints that Redis forgot, predictions that expired."""
     from workers.utility import main
 
     logs.configure("utility")
-    raise typer.Exit(main(_settings(redis_url, database_url)))
+    raise typer.Exit(main(_settings(redis_url, database_url), metrics_host=metrics_host, metrics_port=metrics_port))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from headway.broker import celery_config
 from headway.errors import SettingsError
+from headway.settings import secret
 from launch.addresses import is_loopback
 
 #: What Flower reads from the environment, unless the operator says otherwise there.
@@ -22,9 +23,9 @@ _DEFAULTS = {
 
 def check_access(host: str, environ: Mapping[str, str]) -> None:
     """Raises SettingsError where Flower would show itself to the network without a password."""
-    if not is_loopback(host) and not (environ.get("FLOWER_BASIC_AUTH") or environ.get("FLOWER_AUTH")):
+    if not is_loopback(host) and not (secret(environ, "FLOWER_BASIC_AUTH", "") or environ.get("FLOWER_AUTH")):
         raise SettingsError(
-            f"Flower on {host} needs a password: set FLOWER_BASIC_AUTH=user:password, "
+            f"Flower on {host} needs a password: set FLOWER_BASIC_AUTH=user:password or FLOWER_BASIC_AUTH_FILE, "
             "or turn it off with --flower-port 0"
         )
 
@@ -34,6 +35,8 @@ def main(redis_url: str, host: str, port: int) -> int:
     from celery import Celery  # not in the supervisor, which only checks the access
 
     check_access(host, os.environ)
+    if password := secret(os.environ, "FLOWER_BASIC_AUTH", ""):
+        os.environ["FLOWER_BASIC_AUTH"] = password
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if is_loopback(host):

@@ -51,6 +51,7 @@ class Options:
     port: int
     admin_port: int
     flower_port: int  # 0: no Flower
+    metrics_port: int  # of the first worker's /metrics, the others follow; 0: free ones
     redis_url: str | None  # None: a Valkey of our own
     database_url: str | None  # None: SQLite in `data`
     insecure: bool
@@ -93,10 +94,10 @@ class _System:
 
     async def run(self) -> int:
         valkey = [Part(name="valkey", argv=self._valkey.argv, ready=self._valkey.answers)] if self._valkey else []
-        watching = [self._part("utility")]
+        watching = [self._utility()]
         if self._options.flower_port:
             watching.append(self._part("flower"))
-        serving = [self._api(), *(self._worker(device) for device in self._devices)]
+        serving = [self._api(), *(self._worker(n, device) for n, device in enumerate(self._devices))]
         return await Supervisor([valkey, watching, serving], before_drain=self._stop_listening).run(self._announce)
 
     def _environment(self, database_url: str) -> dict[str, str]:
@@ -133,11 +134,23 @@ class _System:
             ready=self._accepts_predictions,
         )
 
-    def _worker(self, device: str) -> Part:
+    def _utility(self) -> Part:
+        return Part(name="utility", argv=_command("utility"), environ=self._watched(len(self._devices)))
+
+    def _watched(self, nth: int) -> dict[str, str]:
+        """The environment of a part with a /metrics of its own."""
+        base = self._options.metrics_port
+        return {
+            **self._environ,
+            "HEADWAY_METRICS_HOST": "127.0.0.1",
+            "HEADWAY_METRICS_PORT": str(base + nth if base else 0),
+        }
+
+    def _worker(self, nth: int, device: str) -> Part:
         return Part(
             name=f"worker {device}",
             argv=_command("worker", "--device", device),
-            environ=self._environ,
+            environ=self._watched(nth),
             fresh=functools.partial(self._new_worker, device),
             died=self._mark_dead,
         )

@@ -12,7 +12,6 @@ import threading
 import time
 import warnings
 
-import prometheus_client
 from celery.exceptions import SecurityWarning
 
 from headway import interpreter
@@ -24,6 +23,7 @@ from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.workers import Workers
+from workers import exposition
 from workers.claims import Claims
 from workers.finisher import Finisher
 from workers.heartbeat import Heartbeat
@@ -39,10 +39,17 @@ DRAIN_S = 10.0
 
 
 def main(
-    settings: Settings, *, device: str, worker_id: str | None = None, node: str | None = None, metrics_port: int | None
+    settings: Settings,
+    *,
+    device: str,
+    worker_id: str | None = None,
+    node: str | None = None,
+    metrics_host: str = "127.0.0.1",
+    metrics_port: int | None,
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains. `node`: the name Flower shows."""
     interpreter.yield_often()
+    exposition.serve(metrics_host, metrics_port)
     worker_id = worker_id or new_id()
     database = Database.open(settings.database_url)
     workers, models, predictions = Workers(database), Models(database), Predictions(database)
@@ -62,8 +69,6 @@ def main(
         served=lambda: [serving.served() for serving in servings],
     )
     heartbeat.start()
-    if metrics_port:
-        prometheus_client.start_http_server(metrics_port, addr="127.0.0.1")
 
     for found in scan(settings.models):
         register(models, worker_id, device, found)

@@ -79,10 +79,9 @@ class Intake:
         """An app that consumes our lines, and the doorbell."""
         app = Celery("headway", set_as_current=False)
         app.conf.update(broker.celery_config(self._redis_url))
-        order = self._order
         app.conf.broker_transport_options = {
             **app.conf.broker_transport_options,
-            "queue_order_strategy": lambda: order,
+            "queue_order_strategy": self._order,
         }
         direct = Exchange("", type="direct")
         app.conf.task_queues = [
@@ -179,10 +178,18 @@ class Intake:
 
 
 def _event(ticket: Ticket, hostname: str) -> dict[str, Any]:
-    """All that Flower shows of a task, in the one event that ends it."""
+    """All that Flower shows of a task, in the one event that ends it. Failed is a hint of which nothing succeeded."""
     model, version, _ = broker.parse_line(ticket.line)
+    summary = f"{ticket.succeeded} ok, {ticket.failed} failed"
+    failed = ticket.failed > 0 and ticket.succeeded == 0
     return {
-        **Event("task-succeeded", hostname=hostname, utcoffset=utcoffset(), pid=os.getpid(), timestamp=ticket.done),
+        **Event(
+            "task-failed" if failed else "task-succeeded",
+            hostname=hostname,
+            utcoffset=utcoffset(),
+            pid=os.getpid(),
+            timestamp=ticket.done,
+        ),
         "uuid": ticket.id,
         "name": broker.TASK,
         "args": f"('{model}@{version} ×{ticket.total}',)",
@@ -190,7 +197,7 @@ def _event(ticket: Ticket, hostname: str) -> dict[str, Any]:
         "received": ticket.received,
         "started": ticket.received,
         "runtime": ticket.done - ticket.received,
-        "result": f"{ticket.succeeded} ok, {ticket.failed} failed",
+        "exception" if failed else "result": summary,
         "retries": 0,
         "root_id": ticket.id,
         "queue": ticket.line,
@@ -209,6 +216,14 @@ class LineOrder:
         self._last_served: dict[str, int] = {}
         self._fetches = 0
         self.left_out = False  # whether the last fetch passed a line over
+
+    def __call__(self) -> "LineOrder":
+        """Where kombu would make one of its own for each channel."""
+        return self
+
+    def __json__(self) -> str:
+        """`inspect stats`, which Flower asks for, answers with all transport options."""
+        return type(self).__name__
 
     def update(self, names: Iterable[str]) -> None:
         self._names = list(names)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import redis
@@ -21,6 +22,7 @@ from storage.engine import Database
 from storage.models import Models
 from storage.predictions import GivenBack, Predictions
 from storage.workers import Workers
+from workers import metrics
 from workers.marks import Marks
 from workers.publisher import Publisher
 
@@ -89,6 +91,7 @@ class Janitor:
             if seen != beat:
                 self._beats[worker] = (beat, now)
             elif now - since >= self._dead_after_s and self._workers.mark_dead(worker, beat):
+                metrics.DEAD_WORKERS.inc()
                 log.warning("a worker is dead", extra={"worker_id": worker, "beat": beat})
 
     def _give_back(self) -> None:
@@ -97,6 +100,9 @@ class Janitor:
             self._announce(given)
             if not given.queued and not given.ended:
                 break
+            for line, count in Counter(line for line, _, _ in given.queued).items():
+                model, version, _ = broker.parse_line(line)
+                metrics.lost_attempts((model, version), "worker_dead", count)
             log.warning("%d predictions of dead workers are queued again", len(given.queued))
         self._workers.forget_dead()
 
@@ -106,6 +112,7 @@ class Janitor:
 
     def _expire(self) -> None:
         while expired := self._predictions.expire():
+            metrics.EXPIRED.inc(len(expired))
             self._publisher.ended(expired)
 
     def _recover_hints(self) -> None:
@@ -138,3 +145,5 @@ class Janitor:
             messages = [wire for _, wire in broker.envelopes(line, lost[start : start + _PAGE], at_most=64)]
             self._redis.rpush(line, *messages[::-1])
         self._marks.forget(line)
+        model, version, _ = broker.parse_line(line)
+        metrics.recovered_hints((model, version), len(lost))

@@ -1,12 +1,17 @@
-"""The worker's Prometheus series, and the few functions that move them."""
+"""The Prometheus series of workers and of the utility worker, and the few functions that move them.
+
+What to do when one looks wrong stands in docs/operations.md, by its name.
+"""
 
 from collections.abc import Sequence
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Histogram, disable_created_metrics
 
 from batching.policy import Reason
 from headway.notices import Ended
 from headway.types import Claimed, Outcome
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _VERSION = ("model", "version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -30,6 +35,16 @@ DEAD_HINTS = Counter("headway_dead_hints_total", "Hints that could not be claime
 #: Device processes that died or hung. Any steady rate: look at the log for the model's crash.
 DEVICE_DEATHS = Counter("headway_device_deaths_total", "Device processes that died or were killed.", _VERSION)
 
+#: Claims that ended without a result; `reason` is device_lost, device_hung, handed_back or worker_dead.
+LOST_ATTEMPTS = Counter("headway_lost_attempts_total", "Claimed predictions that came back.", (*_VERSION, "reason"))
+#: How single predictions failed, by the code their caller sees.
+FAILURES = Counter("headway_failures_total", "Predictions that failed here, by code.", (*_VERSION, "code"))
+
+# Of the utility worker.
+DEAD_WORKERS = Counter("headway_dead_workers_total", "Workers declared dead because their beat stood still.")
+RECOVERED_HINTS = Counter("headway_recovered_hints_total", "Hints that had left Redis unclaimed.", _VERSION)
+EXPIRED = Counter("headway_expired_total", "Predictions whose queue timeout passed.")
+
 Version = tuple[str, str]
 
 
@@ -50,8 +65,14 @@ def finished(version: Version, rows: Sequence[Claimed], ended: dict[str, Ended])
     for row in rows:
         if row.id in ended:
             queue_seconds.observe((row.started_at - row.created_at) / 1e6)
+    became_terminal(version, ended)
+
+
+def became_terminal(version: Version, ended: dict[str, Ended]) -> None:
     for one in ended.values():
         ENDED.labels(*version, one.status.label).inc()
+        if one.error is not None:
+            FAILURES.labels(*version, one.error.code).inc()
 
 
 def dead_hints(version: Version, count: int) -> None:
@@ -60,3 +81,11 @@ def dead_hints(version: Version, count: int) -> None:
 
 def device_deaths(version: Version) -> None:
     DEVICE_DEATHS.labels(*version).inc()
+
+
+def lost_attempts(version: Version, reason: str, count: int) -> None:
+    LOST_ATTEMPTS.labels(*version, reason).inc(count)
+
+
+def recovered_hints(version: Version, count: int) -> None:
+    RECOVERED_HINTS.labels(*version).inc(count)

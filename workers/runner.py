@@ -353,17 +353,21 @@ class Runner:
         executor.kill()
         if not ours or (self._again is not None and not calls):
             return
-        log.error("%s@%s: %s", *self._labels, error, extra={"calls": len(calls)})
+        suspect = {"prediction_id": calls[0].rows[0].id} if calls and len(calls[0].rows) == 1 else {}
+        log.error("%s@%s: %s", *self._labels, error, extra={"calls": len(calls), **suspect})
         metrics.device_deaths(self._labels)
         if calls and self._again is None:
             on_device = calls.pop(0)
             code = ItemCode.EXECUTION_TIMEOUT if isinstance(error, DeviceHung) else ItemCode.WORKER_LOST
             alone = len(on_device.rows) == 1
+            reason = "device_hung" if isinstance(error, DeviceHung) else "device_lost"
+            metrics.lost_attempts(self._labels, reason, len(on_device.rows))
             self._give_back(on_device.rows, on_device.claims, losses=2, charge=alone, code=code, message=str(error))
         for waiting in calls:
             self._hand_back(waiting.rows, waiting.claims)
 
     def _hand_back(self, rows: Sequence[Claimed], claims: dict[str, str]) -> None:
+        metrics.lost_attempts(self._labels, "handed_back", len(rows))
         self._give_back(rows, claims, losses=None, charge=False, code=ItemCode.WORKER_LOST, message="")
 
     def _give_back(
@@ -386,6 +390,7 @@ class Runner:
             self._window.forget(ids)
             self._publisher.ended(given.ended)
             self._publisher.requeue(given.queued)
+            metrics.became_terminal(self._labels, given.ended)
             self._on_ended(given.ended, ids)
 
     def _pause(self, seconds: float) -> None:

@@ -8,14 +8,16 @@ import redis
 
 from headway.settings import Settings
 from storage.engine import Database
+from workers import exposition
 from workers.janitor import Janitor
 from workers.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: int | None) -> int:
     """Until SIGTERM or SIGINT."""
+    exposition.serve(metrics_host, metrics_port)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -27,6 +27,7 @@ def options(tmp_path: Path) -> Options:
         port=0,
         admin_port=0,
         flower_port=0,
+        metrics_port=0,
         redis_url=None,
         database_url=None,
         insecure=False,

@@ -1,0 +1,102 @@
+"""GET /metrics: the series of this process, and what only SQL knows, read at the moment Prometheus asks.
+
+Its rule: nothing of it runs in the event loop, and a database that is away leaves its series out instead of failing
+the rest. Every API process answers the same for the whole system, so a query takes the `max` of them, never the sum.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from api.answers import Answer
+from api.exchange import Call
+from api.service import Service
+from headway import broker
+from headway.errors import StorageUnavailable
+from headway.registry import Version
+from storage.predictions import Backlog
+
+#: A million queued rows are counted in less.
+_PATIENCE_S = 5.0
+
+#: The priorities that share a line.
+_PRIORITIES = ("0-2", "3-6", "7-9")
+
+
+async def metrics(service: Service, call: Call) -> Answer:
+    """In Prometheus' text format."""
+    versions = [row for view in service.registry.views.values() for row in view.versions.values()]
+    try:
+        state = await service.threads.run(lambda: _read(service, versions), patience_s=_PATIENCE_S)
+    except StorageUnavailable:
+        state = None
+    body = await asyncio.to_thread(_exposition, WholeSystem(service.waiting.subscribed, versions, state))
+    return Answer(200, body, ((b"content-type", CONTENT_TYPE_LATEST.encode()),))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What SQL said."""
+
+    workers: int
+    backlog: Mapping[str, Backlog]  # by line
+    now: int  # the database's clock, microseconds
+
+
+def _read(service: Service, versions: Sequence[Version]) -> _State:
+    lines = [line for row in versions for line in broker.lines(row.model, row.version)]
+    backlog = service.predictions.backlog(lines)
+    return _State(len(service.workers.beats()), backlog, service.predictions.now())
+
+
+def _exposition(whole: "WholeSystem") -> bytes:
+    registry = CollectorRegistry()
+    registry.register(whole)
+    return generate_latest(REGISTRY) + generate_latest(registry)
+
+
+class WholeSystem(Collector):
+    """The series of the whole system; made for one answer, so that what is gone leaves no series behind."""
+
+    def __init__(self, broker_up: bool, versions: Sequence[Version], state: _State | None) -> None:
+        self._broker_up = broker_up
+        self._versions = versions
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("headway_broker_up", "1 while this API process hears from Redis.", self._broker_up)
+        yield GaugeMetricFamily("headway_sql_up", "1 if SQL answered this scrape.", self._state is not None)
+        yield self._placements()
+        workers = GaugeMetricFamily("headway_workers", "Live workers.")
+        if self._state is not None:
+            workers.add_metric([], self._state.workers)
+        yield workers
+        yield from self._backlog()
+
+    def _placements(self) -> Metric:
+        family = GaugeMetricFamily(
+            "headway_placements", "Workers that have a model version, by state.", labels=["model", "version", "state"]
+        )
+        for row in self._versions:
+            states = [placement.state for placement in row.placements]
+            for state in ("loading", "ready", "failed"):
+                family.add_metric([row.model, row.version, state], states.count(state))
+        return family
+
+    def _backlog(self) -> Iterator[Metric]:
+        labels = ["model", "version", "priority"]
+        depth = GaugeMetricFamily("headway_backlog_predictions", "Queued predictions of a line.", labels=labels)
+        age = GaugeMetricFamily("headway_backlog_oldest_age_seconds", "Age of a line's oldest queued.", labels=labels)
+        if self._state is not None:
+            for line, backlog in self._state.backlog.items():
+                model, version, step = broker.parse_line(line)
+                values = [model, version, _PRIORITIES[step]]
+                oldest = 0.0 if backlog.oldest is None else max(0.0, (self._state.now - backlog.oldest) / 1e6)
+                depth.add_metric(values, backlog.depth)
+                age.add_metric(values, oldest)
+        yield depth
+        yield age

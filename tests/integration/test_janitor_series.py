@@ -1,0 +1,36 @@
+"""What the utility worker's series say of the dead, the lost and the expired."""
+
+import redis
+from prometheus_client import REGISTRY
+
+from headway import broker
+from headway.clock import now_us
+from headway.testing import wait_until
+from tests.integration.conftest import Store
+from workers.janitor import Janitor
+from workers.publisher import Publisher
+
+
+def counted() -> dict[str, float]:
+    names = {
+        "dead": ("headway_dead_workers_total", {}),
+        "lost": ("headway_lost_attempts_total", {"model": "digits", "version": "1", "reason": "worker_dead"}),
+        "expired": ("headway_expired_total", {}),
+    }
+    return {key: REGISTRY.get_sample_value(name, labels) or 0.0 for key, (name, labels) in names.items()}
+
+
+def test_the_dead_the_lost_and_the_expired_are_counted(store: Store, fresh_redis_url: str) -> None:
+    store.claimed(store.submitted(5))
+    store.submitted(2, expires_at=now_us() - 1)
+    before = counted()
+    now = 0.0
+    publisher = Publisher(fresh_redis_url)
+    with redis.Redis.from_url(fresh_redis_url) as client:
+        janitor = Janitor(store.database, client, publisher, clock=lambda: now)
+        for _ in range(10):
+            janitor.step()
+            now += 2.0
+        wait_until(lambda: client.llen(broker.line("digits", "1", 5)), 10, "what was given back to be published")
+        publisher.close()
+    assert {key: value - before[key] for key, value in counted().items()} == {"dead": 1, "lost": 5, "expired": 2}
