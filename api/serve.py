@@ -7,6 +7,7 @@ open there, so that new connections wait in their backlog for the next process.
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import ipaddress
 import logging
@@ -35,6 +36,9 @@ _IN_FLIGHT_S = 6.0
 
 #: What is still open then is canceled.
 _GRACE_S = 8
+
+#: Whatever still hangs then, shows where, and the process ends: before its supervisor would have to kill it.
+_LAST_S = 10.5
 
 
 class _Server(uvicorn.Server):
@@ -126,6 +130,7 @@ async def serve(service: Service, data: socket.socket, control: socket.socket) -
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
         if stopping.is_set():
             log.info("draining")
+            faulthandler.dump_traceback_later(_LAST_S, exit=True)
             service.drain(_IN_FLIGHT_S)
             await asyncio.sleep(_NOTICE_S)
     finally:

@@ -81,6 +81,7 @@ class Runner:
 
         self._changed = threading.Condition()
         self._executor: Executor | None = None  # None while none is ready
+        self._loading_executor: Executor | None = None
         self._in_flight: deque[Call] = deque()
         self._again: Call | None = None  # to be run first on the next process
         self._calls = 0
@@ -136,7 +137,16 @@ class Runner:
                 executor.close()
         for call in left:
             self._hand_back(call.rows, call.claims)
-        self._device_thread.join(5.0)
+        self._end_device_thread()
+
+    def _end_device_thread(self) -> None:
+        """A load under way is given up, again and again: it may only just be starting its process."""
+        give_up = time.monotonic() + 3.0
+        while self._device_thread.is_alive() and time.monotonic() < give_up:
+            loading = self._loading_executor
+            if loading is not None:
+                loading.kill()
+            self._device_thread.join(0.05)
 
     # ── feed ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,9 +255,14 @@ class Runner:
             self._on_state("loading", None, None)
             try:
                 with self._loading:
+                    if self._stopping:
+                        return
+                    self._loading_executor = executor
                     loaded = executor.load()
             except LoadFailed as error:
                 executor.kill()
+                if self._stopping:
+                    return
                 self._on_state("failed", str(error), None)
                 if not self._first_load.is_set():
                     self.failed = str(error)
@@ -257,6 +272,7 @@ class Runner:
                 self._pause(pause)
                 pause = min(pause * 2, 30.0)
                 continue
+            self._loading_executor = None
             self._load_seconds = loaded.seconds
             self._on_state("ready", None, loaded)
             self._first_load.set()

@@ -1,11 +1,10 @@
 """The utility worker: `headway utility`. It runs the janitor; any number may run."""
 
 import logging
-import signal
-import threading
 
 import redis
 
+from headway import stopping
 from headway.settings import Settings
 from storage.engine import Database
 from workers.janitor import Janitor
@@ -16,14 +15,12 @@ log = logging.getLogger(__name__)
 
 def main(settings: Settings) -> int:
     """Until SIGTERM or SIGINT."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    asked_to_stop = stopping.on_signals()
     database = Database.open(settings.database_url)
     publisher = Publisher(settings.redis_url)
     client = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2)
     try:
-        Janitor(database, client, publisher).run(stopping)
+        Janitor(database, client, publisher).run(asked_to_stop)
     finally:
         publisher.close()
         client.close()
