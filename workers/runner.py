@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from batching.ceiling import Ceiling
 from batching.policy import Waiting
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
@@ -85,6 +86,7 @@ class Runner:
         self._in_flight: deque[Call] = deque()
         self._again: Call | None = None  # to be run first on the next process
         self._calls = 0
+        self._ceiling = Ceiling(window.max_batch_size)
         self._stopping = False
         self._first_load = threading.Event()
         self.failed: str | None = None
@@ -152,7 +154,11 @@ class Runner:
 
     def _feed(self) -> None:
         while (executor := self._await_slot()) is not None:
-            taken = self._window.take(self._free_at, abandon=lambda e=executor: self._executor is not e)  # type: ignore[misc]
+            taken = self._window.take(
+                self._free_at,
+                abandon=lambda e=executor: self._executor is not e,  # type: ignore[misc]
+                at_most=lambda: self._ceiling.at_most,
+            )
             if taken is None:
                 if not self._window.open:
                     return
@@ -314,6 +320,7 @@ class Runner:
             took = now - self._began
             self._began = now
             self._pace = took if math.isnan(self._pace) else self._pace + 0.2 * (took - self._pace)
+            self._learn(reply)
             suspicious = self._suspicious(call, reply)
             if suspicious:
                 call.second_try = True
@@ -326,7 +333,29 @@ class Runner:
             log.warning("%s@%s failed every item of a batch alone: once more on a fresh process", *self._labels)
             executor.kill()
         else:
-            self._settle(call, reply.outcomes, idle)
+            outcomes = self._retry_memory(call, reply.outcomes)
+            if outcomes:
+                self._settle(call, outcomes, idle)
+
+    def _learn(self, reply: Reply) -> None:
+        if reply.too_many is None:
+            self._ceiling.clean()
+            return
+        self._ceiling.too_many(reply.too_many)
+        log.warning(
+            "%s@%s: %d predictions do not fit into memory at once, now at most %d",
+            *(*self._labels, reply.too_many, self._ceiling.at_most),
+        )
+
+    def _retry_memory(self, call: Call, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Memory was too small for these alone: their fault, perhaps, or a neighbour's. The others are returned."""
+        short = {one.id: one.error for one in outcomes if one.error and one.error.code is ItemCode.OUT_OF_MEMORY}
+        for row in call.rows:
+            if (error := short.get(row.id)) is not None:
+                self._give_back(
+                    [row], call.claims, losses=2, charge=True, code=ItemCode.OUT_OF_MEMORY, message=error.message
+                )
+        return [one for one in outcomes if one.id not in short]
 
     def _suspicious(self, call: Call, reply: Reply) -> bool:
         """All failed alone: is it the items or the process? A fresh one tells, where a reload can be afforded."""
@@ -347,7 +376,7 @@ class Runner:
             for claim, part in by_claim.items()
         ]
         metrics.computed(self._labels, outcomes)
-        ids = [row.id for row in call.rows]
+        ids = [one.id for one in outcomes]
 
         def done(ended: dict[str, Ended]) -> None:
             self._window.forget(ids)
@@ -375,6 +404,8 @@ class Runner:
             on_device = calls.pop(0)
             code = ItemCode.EXECUTION_TIMEOUT if isinstance(error, DeviceHung) else ItemCode.WORKER_LOST
             alone = len(on_device.rows) == 1
+            if isinstance(error, DeviceLost) and not alone:
+                self._ceiling.crashed()
             self._give_back(on_device.rows, on_device.claims, losses=2, charge=alone, code=code, message=str(error))
         for waiting in calls:
             self._hand_back(waiting.rows, waiting.claims)
