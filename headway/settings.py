@@ -11,6 +11,11 @@ from pathlib import Path
 
 from headway.errors import SettingsError
 
+#: A prediction is kept this long after its end.
+RETENTION_S = 7 * 86_400
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -24,6 +29,7 @@ class Settings:
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
     public_url: str = ""  # "" makes the paths in `urls` relative
+    retention_s: int = RETENTION_S
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -38,6 +44,7 @@ class Settings:
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
+            retention_s=duration(env, "HEADWAY_RETENTION", RETENTION_S),
         )
 
 
@@ -61,3 +68,14 @@ def integer(environ: Mapping[str, str], name: str, default: int, least: int, mos
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a whole number from {least} to {most}")
     return int(text)
+
+
+def duration(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Seconds, written as 90, 90s, 30m, 12h or 7d."""
+    text = environ.get(name)
+    if text is None:
+        return default
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS_S else (text, "s")
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number) * _UNITS_S[unit] <= 1 << 32:
+        raise SettingsError(f"{name} is {text[:80]!r}, and should be a time like 90s, 30m, 12h or 7d")
+    return int(number) * _UNITS_S[unit]

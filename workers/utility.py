@@ -20,7 +20,7 @@ def main(settings: Settings) -> int:
     publisher = Publisher(settings.redis_url)
     client = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2)
     try:
-        Janitor(database, client, publisher).run(asked_to_stop)
+        Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
     finally:
         publisher.close()
         client.close()
