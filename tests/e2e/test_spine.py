@@ -48,6 +48,19 @@ class Moody(Model):
         return [special.get(value, value) for value in inputs]
 """
 
+NARROW = """
+from headway import Model
+
+class Narrow(Model):
+    refused = 0
+
+    def predict(self, inputs):
+        if len(inputs) > 4:
+            self.refused += 1
+            raise MemoryError("no room")
+        return [{"value": value, "refused": self.refused} for value in inputs]
+"""
+
 MOODY_TOML = """
 [batching]
 max_wait_ms = 200
@@ -61,7 +74,7 @@ timeout_s = 2
 @pytest.fixture(scope="module")
 def headway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
     folder = tmp_path_factory.mktemp("spine")
-    for name, source in {"echo": ECHO, "moody": MOODY}.items():
+    for name, source in {"echo": ECHO, "moody": MOODY, "narrow": NARROW}.items():
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(source)
@@ -156,6 +169,19 @@ def test_a_bad_item_fails_alone(headway: RunningHeadway, bad: str, code: str, ch
         elif one["index"] == 31:
             # Alone as often as max_attempts says; before that at most once in company, which is not held against it.
             assert prediction["attempt"] in (2, 3)
+
+
+def test_what_does_not_fit_into_memory_is_learned_once(headway: RunningHeadway) -> None:
+    def refused() -> int:
+        answer = httpx.post(
+            f"{headway.data_url}/v1/models/narrow:predict", json={"instances": list(range(32))}, timeout=60
+        ).json()
+        assert [one["value"] for one in answer["predictions"]] == list(range(32))
+        return max(int(one["refused"]) for one in answer["predictions"])
+
+    learned = refused()
+    assert learned > 0
+    assert [refused(), refused()] == [learned, learned]
 
 
 def test_while_a_model_hangs_the_others_answer_and_the_worker_lives(headway: RunningHeadway) -> None:
