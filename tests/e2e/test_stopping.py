@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from headway import broker
 from headway.running import gone
-from headway.testing import wait_until
+from headway.states import Status
+from headway.testing import new_prediction, wait_until
 from storage.engine import Database
+from storage.predictions import Predictions
 from storage.workers import Workers
+from workers.inference import DRAIN_S
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes from /proc")
 
@@ -99,5 +103,36 @@ def test_a_worker_that_is_stopped_while_its_model_loads_leaves_nothing_behind(
         worker.wait()
     assert gone(int(loading.read_text()))
     database = Database.open(sqlite_url)
+    assert Workers(database).beats() == {}
+    database.close()
+
+
+def test_what_a_hanging_device_has_begun_is_handed_back_before_anybody_loses_patience(
+    environ: dict[str, str], sqlite_url: str, tmp_path: Path
+) -> None:
+    hanging = MODEL.replace("return inputs", "import time; time.sleep(600)")
+    (tmp_path / "models" / "echo" / "1" / "model.py").write_text(hanging)
+    database = Database.open(sqlite_url)
+    predictions = Predictions(database)
+    row = new_prediction(model="echo", line=broker.line("echo", "1", 5))
+
+    def status() -> Status:
+        return predictions.read([row.id])[row.id].status
+
+    with (tmp_path / "log").open("w") as stderr:
+        worker = subprocess.Popen([sys.executable, "-m", "launch", *PARTS["worker"]], env=environ, stderr=stderr)
+    try:
+        predictions.insert([row])
+        wait_until(lambda: status() is Status.IN_PROGRESS, 30, "the claim")
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0, (tmp_path / "log").read_text()
+        took = time.monotonic() - began
+    finally:
+        worker.kill()
+        worker.wait()
+    print(f"drained in {took:.1f} s")
+    assert DRAIN_S - 1 < took < 11
+    assert status() is Status.QUEUED
     assert Workers(database).beats() == {}
     database.close()
