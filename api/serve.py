@@ -7,7 +7,6 @@ open there, so that new connections wait in their backlog for the next process.
 
 import asyncio
 import contextlib
-import faulthandler
 import gc
 import ipaddress
 import logging
@@ -22,7 +21,7 @@ import uvicorn
 from api.app import control_app, data_app
 from api.protocol import Protocol
 from api.service import Service
-from headway import interpreter
+from headway import interpreter, stopping
 from headway.errors import SettingsError
 from headway.settings import Settings, integer
 
@@ -36,9 +35,6 @@ _IN_FLIGHT_S = 6.0
 
 #: What is still open then is canceled.
 _GRACE_S = 8
-
-#: Whatever still hangs then, shows where, and the process ends: before its supervisor would have to kill it.
-_LAST_S = 10.5
 
 
 class _Server(uvicorn.Server):
@@ -117,20 +113,20 @@ def refuse_open_address(host: str, *, insecure: bool) -> None:
 async def serve(service: Service, data: socket.socket, control: socket.socket) -> None:
     """Until a signal, then drains."""
     servers = [_server(data_app(service), lifespan="on"), _server(control_app(service), lifespan="off")]
-    stopping = asyncio.Event()
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopped.set)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listening]))
         for server, listening in zip(servers, (data, control), strict=True)
     ]
-    stop = asyncio.create_task(stopping.wait())
+    stop = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
-        if stopping.is_set():
+        if stopped.is_set():
             log.info("draining")
-            faulthandler.dump_traceback_later(_LAST_S, exit=True)
+            stopping.limit()
             service.drain(_IN_FLIGHT_S)
             await asyncio.sleep(_NOTICE_S)
     finally:

@@ -2,12 +2,18 @@
 
 A signal's own handler runs in the main thread between any two of its steps, so it must take no lock: `Event.set` there
 hangs for ever if the main thread was just inside `Event.wait`. The kernel's side of the handler writes to a socket
-instead, whatever the main thread is stuck in, and a thread that reads it sets the event.
+instead, whatever the main thread is stuck in, and a thread that reads it sets the event. From then on the process has
+`LAST_S`, wherever it hangs.
 """
 
+import faulthandler
 import signal
 import socket
 import threading
+
+#: Whatever has not ended so long after the signal shows where it hangs and is ended: before its supervisor would have
+#: to kill it, and nobody knew why.
+LAST_S = 10.5
 
 
 def on_signals() -> threading.Event:
@@ -26,4 +32,10 @@ def on_signals() -> threading.Event:
 def _listen(reading: socket.socket, writing: socket.socket, stopping: threading.Event) -> None:
     while not {signal.SIGTERM, signal.SIGINT} & set(reading.recv(64)):
         pass
+    limit()
     stopping.set()
+
+
+def limit() -> None:
+    """For who hears of signals in another way: `LAST_S` from now."""
+    faulthandler.dump_traceback_later(LAST_S, exit=True)

@@ -5,7 +5,6 @@ in device processes of its own (`workers.device`), loaded and warm before the fi
 """
 
 import contextlib
-import faulthandler
 import logging
 import os
 import platform
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 9.0
 #: Celery leaves its event loop within a second or so; a worker that stops does not wait longer for it than this.
 _LEAVE_S = 3.0
-#: Whatever still hangs then, shows where, and the process ends: before its supervisor would have to kill it.
-_LAST_S = 10.5
 
 
 def main(
@@ -113,7 +110,6 @@ def main(
 
     log.info("draining")
     deadline = time.monotonic() + DRAIN_S
-    faulthandler.dump_traceback_later(_LAST_S, exit=True)
     # Read by Celery before each step of its loop, the first one too.
     celery.worker.state.should_stop = os.EX_OK  # type: ignore[assignment]
     stragglers.close()
