@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import headway
-from api import health, keys, models, openapi, predict, predictions, problems, scrape
+from api import health, hot, keys, models, openapi, predict, predictions, problems, scrape
 from api.access import NOBODY
 from api.answers import Answer
 from api.endpoint import Endpoint, EndpointFunction

@@ -21,7 +21,7 @@ import uvicorn
 from api.app import control_app, data_app
 from api.protocol import Protocol
 from api.service import Service
-from headway import interpreter
+from headway import interpreter, stopping
 from headway.errors import SettingsError, StorageUnavailable
 from headway.settings import Settings, integer
 from storage.keys import Keys
@@ -125,19 +125,20 @@ def require_keys(keys: Keys, host: str, *, insecure: bool) -> None:
 async def serve(service: Service, data: socket.socket, control: socket.socket) -> None:
     """Until a signal, then drains."""
     servers = [_server(data_app(service), lifespan="on"), _server(control_app(service), lifespan="off")]
-    stopping = asyncio.Event()
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopped.set)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listening]))
         for server, listening in zip(servers, (data, control), strict=True)
     ]
-    stop = asyncio.create_task(stopping.wait())
+    stop = asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
-        if stopping.is_set():
+        if stopped.is_set():
             log.info("draining")
+            stopping.limit()
             service.drain(_IN_FLIGHT_S)
             await asyncio.sleep(_NOTICE_S)
     finally:

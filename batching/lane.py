@@ -5,6 +5,7 @@ both.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from batching import cost, policy
 from batching.policy import Decision, Rules, Take, Waiting
@@ -42,11 +43,13 @@ class Lane:
         self.coming = coming
         return new
 
-    def decide(self, now: float, free_at: float) -> Decision:
-        """As `policy.decide`; on a Take the items have left the window and count as boarded."""
-        decision = policy.decide(
-            list(self._waiting.values()), now, free_at=free_at, coming=self.coming, rules=self.rules
-        )
+    def decide(self, now: float, free_at: float, at_most: int) -> Decision:
+        """As `policy.decide`; on a Take the items have left the window and count as boarded.
+
+        `at_most`: what this device bears in one batch, beside the rules.
+        """
+        rules = self.rules if at_most >= self.rules.max_batch_size else replace(self.rules, max_batch_size=at_most)
+        decision = policy.decide(list(self._waiting.values()), now, free_at=free_at, coming=self.coming, rules=rules)
         if isinstance(decision, Take):
             self._board(decision.items)
             if not self._waiting:
@@ -56,12 +59,7 @@ class Lane:
     def top_up(self, crew: Sequence[Waiting], places: int, now: float) -> list[Waiting]:
         """Up to `places` more for a crew some of whose rows turned out not to be claimable."""
         mates = [item for item in self._waiting.values() if not crew or item.shape == crew[0].shape]
-        rules = Rules(
-            max_batch_size=places,
-            max_wait_s=self.rules.max_wait_s,
-            max_batch_cost=self.rules.max_batch_cost,
-            ageing_s=self.rules.ageing_s,
-        )
+        rules = replace(self.rules, max_batch_size=places)
         chosen = policy.board(mates, now, rules) if mates and places > 0 else []
         budget = rules.max_batch_cost
         if budget is not None and cost.padded([item.size for item in [*crew, *chosen]]) > budget:

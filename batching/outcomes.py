@@ -37,12 +37,17 @@ class _OutputInvalid(Exception):  # noqa: N818
 
 
 def settle(
-    items: Sequence[tuple[str, bytes]], *, decode: Callable[[bytes], Any], predict: Predict, clock_ns: Callable[[], int]
+    items: Sequence[tuple[str, bytes]],
+    *,
+    decode: Callable[[bytes], Any],
+    predict: Predict,
+    clock_ns: Callable[[], int],
+    on_too_many: Callable[[int], None] = lambda count: None,
 ) -> list[Outcome]:
     """One outcome per (id, input JSON), in the order given.
 
     What `decode` raises for an item fails that one alone, with `invalid_input`. Exceptions of `predict` become
-    outcomes; only `Fatal` passes through.
+    outcomes; only `Fatal` passes through. `on_too_many(count)`: a call of several did not fit into memory.
     """
     outcomes: dict[int, Outcome] = {}
     ranges = [range(len(items))]
@@ -70,6 +75,8 @@ def settle(
         elif len(ready) == 1:
             outcomes[ready[0]] = _outcome(ids[0], failure, spent_us, 1)
         else:
+            if failure.code is ItemCode.OUT_OF_MEMORY:
+                on_too_many(len(ready))
             logger.info("a micro-batch of %d is split: %s", len(ready), failure.message)
             middle = part.start + len(part) // 2
             ranges += [range(middle, part.stop), range(part.start, middle)]

@@ -12,6 +12,11 @@ from pathlib import Path
 from headway.errors import SettingsError
 from headway.keys import checked_token
 
+#: A prediction is kept this long after its end.
+RETENTION_S = 7 * 86_400
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -29,6 +34,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # what `Host` may be besides our own names and addresses
     cors_origins: tuple[str, ...] = ()
     insecure: bool = False  # listens beyond loopback although there are no keys
+    retention_s: int = RETENTION_S
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -47,6 +53,7 @@ class Settings:
             allowed_hosts=_several(env, "HEADWAY_ALLOWED_HOSTS"),
             cors_origins=_several(env, "HEADWAY_CORS_ORIGINS"),
             insecure=env.get("HEADWAY_INSECURE", "") not in ("", "0"),
+            retention_s=duration(env, "HEADWAY_RETENTION", RETENTION_S),
         )
 
 
@@ -81,3 +88,14 @@ def integer(environ: Mapping[str, str], name: str, default: int, least: int, mos
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a whole number from {least} to {most}")
     return int(text)
+
+
+def duration(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Seconds, written as 90, 90s, 30m, 12h or 7d."""
+    text = environ.get(name)
+    if text is None:
+        return default
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS_S else (text, "s")
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number) * _UNITS_S[unit] <= 1 << 32:
+        raise SettingsError(f"{name} is {text[:80]!r}, and should be a time like 90s, 30m, 12h or 7d")
+    return int(number) * _UNITS_S[unit]

@@ -216,6 +216,17 @@ def migrate(*, database_url: DatabaseOption = None) -> None:
 
 
 @app.command()
+def backup(
+    path: Annotated[Path, typer.Argument(help="The new file to write.")], *, database_url: DatabaseOption = None
+) -> None:
+    """Copy the SQLite database to a new file, consistent, while everything runs. For PostgreSQL use pg_dump."""
+    from storage.backup import backup
+
+    logs.configure("backup")
+    backup(_settings(None, database_url).database_url, path)
+
+
+@app.command()
 def flower(
     *,
     host: HostOption = "127.0.0.1",

@@ -152,7 +152,7 @@ def reason(error: Exception) -> str:
 def _open_sqlite(url: URL) -> Database:
     if not url.database or url.database == ":memory:":
         raise SettingsError("the SQLite database must be a file: sqlite:///PATH")
-    module = _sqlite_module()
+    module = sqlite_module()
     path = Path(url.database).absolute()
     turnstile = Turnstile(str(path))
     database = Database(
@@ -176,7 +176,8 @@ def _open_sqlite(url: URL) -> Database:
     return database
 
 
-def _sqlite_module() -> Any:
+def sqlite_module() -> Any:
+    """The driver. Raises SettingsError where its SQLite is too old to be trusted."""
     try:
         from pysqlite3 import dbapi2 as module  # newer than what Python was built with
     except ImportError:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOREVER = (1 << 63) - 1
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 _metadata = msgspec.json.Decoder(dict[str, str])
 _uuids = msgspec.json.Decoder(list[str])
@@ -401,6 +402,31 @@ class Predictions:
             )
             for id_, revision, attempt, completed_at in self._database.retrying(once)
         }
+
+    def purge(self, before: int, *, after: str | None = None, limit: int = 500) -> tuple[str | None, int]:
+        """Deletes what ended before a time (µs, database clock), inputs too, among the `limit` oldest ids past `after`.
+
+        (the last id looked at, how many went); no id when there is nothing older left to look at.
+        """
+        milliseconds = f"{max(0, before) // 1000:012x}"  # a UUIDv7 begins with the time it was made at
+        page = {
+            "after": after or _FIRST_ID,
+            "until": f"{milliseconds[:8]}-{milliseconds[8:]}-0000-0000-000000000000",
+            "before": before,
+            "limit": limit,
+        }
+
+        def once() -> tuple[str | None, int]:
+            # What a crash brings back is purged again.
+            with self._database.write(durable=False) as connection:
+                if self._database.dialect == "postgresql":
+                    last, count = self._database.run(connection, "purge", **page).one()
+                    return last, count
+                last, ids = self._database.run(connection, "purge_page", **page).one()
+                self._database.run(connection, "purge_inputs", ids=ids)
+                return last, self._database.run(connection, "purge_predictions", ids=ids).rowcount
+
+        return self._database.retrying(once)
 
     # Reading
 

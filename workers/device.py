@@ -79,9 +79,20 @@ class Device:
         self._context = context
         self._limits = manifest.limits
 
-    def run(self, items: Sequence[tuple[str, bytes]]) -> list[Outcome]:
-        """An outcome per (id, input JSON). Raises Fatal."""
-        return outcomes.settle(items, decode=self._decode, predict=self._predict, clock_ns=time.perf_counter_ns)
+    def run(self, items: Sequence[tuple[str, bytes]]) -> tuple[list[Outcome], int | None]:
+        """An outcome per (id, input JSON), and the smallest part of several that memory was too small for.
+
+        Raises Fatal.
+        """
+        too_many: list[int] = []
+        settled = outcomes.settle(
+            items,
+            decode=self._decode,
+            predict=self._predict,
+            clock_ns=time.perf_counter_ns,
+            on_too_many=too_many.append,
+        )
+        return settled, min(too_many, default=None)
 
     def _decode(self, body: bytes) -> Any:
         value = msgspec.json.decode(body)
@@ -159,7 +170,8 @@ def _warm_up(device: Device, manifest: Manifest) -> None:
         return
     body = msgspec.json.encode(example)
     for size in sorted({1, manifest.batching.max_batch_size}):
-        failed = next((o.error for o in device.run([("warm-up", body)] * size) if o.error is not None), None)
+        settled, _ = device.run([("warm-up", body)] * size)
+        failed = next((o.error for o in settled if o.error is not None), None)
         if failed is not None:
             reason = f"in a batch of {size}: {failed.code}: {failed.message}"
             if manifest.example is not None:
@@ -190,12 +202,12 @@ def _serve(device: Device, frames_in: "queue.SimpleQueue[bytes | None]", connect
     while (frame := frames_in.get()) is not None:
         call = frames.decode_call(frame)
         try:
-            settled = device.run(call.items)
+            settled, too_many = device.run(call.items)
         except Fatal as error:
             logger.critical("the accelerator is lost to this process: %s", error)
             os._exit(1)
         try:
-            connection.send_bytes(frames.encode(frames.Reply(call.call_id, settled)))
+            connection.send_bytes(frames.encode(frames.Reply(call.call_id, settled, too_many)))
         except OSError:  # the worker has gone
             return
 

@@ -47,6 +47,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
     call_id: int
     outcomes: list[Outcome]
+    too_many: int | None = None  # the smallest part of it, of two or more, that did not fit into the device's memory
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -12,9 +12,11 @@ import threading
 import time
 import warnings
 
+import celery.worker.state
+from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
 
-from headway import interpreter
+from headway import interpreter, stopping
 from headway.clock import new_id
 from headway.errors import StorageUnavailable
 from headway.manifest import Found, scan
@@ -34,8 +36,10 @@ from workers.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 
-#: Seconds a stopping worker gives the device for what it has begun.
-DRAIN_S = 10.0
+#: Seconds from the signal that a stopping worker gives the device for what it has begun.
+DRAIN_S = 9.0
+#: Celery leaves its event loop within a second or so; a worker that stops does not wait longer for it than this.
+_LEAVE_S = 3.0
 
 
 def main(
@@ -47,7 +51,8 @@ def main(
     metrics_host: str = "127.0.0.1",
     metrics_port: int | None,
 ) -> int:
-    """Serves until SIGTERM or SIGINT, then drains. `node`: the name Flower shows."""
+    """Serves until SIGTERM or SIGINT, at whatever moment of its start, then drains. `node`: the name Flower shows."""
+    asked_to_stop = stopping.on_signals()
     interpreter.yield_often()
     exposition.serve(metrics_host, metrics_port)
     worker_id = worker_id or new_id()
@@ -91,19 +96,29 @@ def main(
         )
     for serving in servings:
         serving.start()
-    loaded = [serving for serving in servings if serving.wait_loaded()]
+    loaded = [serving for serving in servings if serving.wait_loaded(asked_to_stop)]
 
     intake = Intake(
         {line: serving.window for serving in loaded for line in serving.window.lines}, settings.redis_url, publisher
     )
     stragglers = Stragglers([serving.window for serving in loaded], predictions)
+    consumer = threading.Thread(
+        target=consume,
+        args=(intake, node or f"{device.replace(':', '')}@{platform.node()}", asked_to_stop),
+        name="celery",
+        daemon=True,
+    )
     stragglers.start()
+    consumer.start()
     log.info("serving %d model versions on %s", len(loaded), device, extra={"worker_id": worker_id})
-    consume(intake, node or f"{device.replace(':', '')}@{platform.node()}")
+    asked_to_stop.wait()
 
     log.info("draining")
     deadline = time.monotonic() + DRAIN_S
+    # Read by Celery before each step of its loop, the first one too.
+    celery.worker.state.should_stop = os.EX_OK  # type: ignore[assignment]
     stragglers.close()
+    consumer.join(_LEAVE_S)
     for serving in servings:
         waiting = serving.window.close()
         publisher.requeue(
@@ -119,6 +134,10 @@ def main(
     with contextlib.suppress(StorageUnavailable):  # the janitor will bury it
         workers.retire(worker_id)
     database.close()
+    if consumer.is_alive():
+        log.warning("celery does not let go of redis; leaving without it")
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -130,21 +149,29 @@ def register(models: Models, worker_id: str, device: str, found: Found) -> None:
         models.place(worker_id, device, found.model, found.version, "failed", reason=found.error)
 
 
-def consume(intake: Intake, node: str) -> None:
-    """Celery's event loop, until a signal ends it."""
+class _Consuming(Worker):
+    """Signals are `main`'s, which heeds them before Celery runs, too; and this is not the main thread."""
+
+    def install_platform_tweaks(self, worker: object) -> None:
+        pass
+
+
+def consume(intake: Intake, node: str, asked_to_stop: threading.Event) -> None:
+    """Celery's event loop, until its `should_stop`. Whatever ends it ends the worker."""
     # Celery warns root of pickle; nothing here accepts pickle.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    app = intake.celery_app()
-    worker = app.Worker(
-        hostname=node,
-        pool="solo",
-        loglevel=logging.WARNING,
-        quiet=True,
-        without_gossip=True,
-        without_mingle=True,
-        events=True,
-    )
     try:
-        worker.start()
+        _Consuming(
+            app=intake.celery_app(),
+            hostname=node,
+            pool="solo",
+            loglevel=logging.WARNING,
+            quiet=True,
+            without_gossip=True,
+            without_mingle=True,
+            events=True,
+        ).start()
     except SystemExit:
-        log.debug("celery's loop has ended")  # how Celery reports a signal to a program that embeds it
+        log.debug("celery's loop has ended")  # how Celery reports it to a program that embeds it
+    finally:
+        asked_to_stop.set()

@@ -1,4 +1,4 @@
-"""What others left behind: dead workers' claims, lost hints, expired rows.
+"""What others left behind: dead workers' claims, lost hints, expired rows, and what ended long ago.
 
 A plain loop, every two seconds. Every step is idempotent and skips locked rows, so several janitors do each other no
 harm; a lease row keeps all but one of them from doing the same work twice. Nothing here depends on wall clocks of
@@ -17,6 +17,7 @@ import redis
 from headway import broker
 from headway.clock import new_id
 from headway.errors import StorageUnavailable
+from headway.settings import RETENTION_S
 from headway.types import Hint
 from storage.engine import Database
 from storage.models import Models
@@ -37,6 +38,8 @@ _GAP_S = 3.0
 _RECOVER_AT_MOST = 100_000
 _PAGE = 5_000
 _LEASE_S = 10.0
+#: Pages of rows looked at in one pass for what may go.
+_PURGE_PAGES = 20
 
 
 class Janitor:
@@ -50,6 +53,7 @@ class Janitor:
         *,
         marks: Marks | None = None,
         dead_after_s: float = _DEAD_AFTER_S,
+        retention_s: float = RETENTION_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictions = Predictions(database)
@@ -59,6 +63,8 @@ class Janitor:
         self._publisher = publisher
         self._marks = marks or Marks()
         self._dead_after_s = dead_after_s
+        self._retention_us = int(retention_s * 1e6)
+        self._purged: str | None = None  # how far the present round has come
         self._clock = clock
         self._id = new_id()
         self._beats: dict[str, tuple[int, float]] = {}  # worker → (beat, since when it stands there)
@@ -78,6 +84,7 @@ class Janitor:
         self._give_back()
         self._expire()
         self._recover_hints()
+        self._purge()
 
     def _bury_workers(self) -> None:
         now = self._clock()
@@ -114,6 +121,18 @@ class Janitor:
         while expired := self._predictions.expire():
             metrics.EXPIRED.inc(len(expired))
             self._publisher.ended(expired)
+
+    def _purge(self) -> None:
+        """Rounds from the oldest id to the youngest that may have ended before the retention, some pages a pass."""
+        before = self._predictions.now() - self._retention_us
+        gone = 0
+        for _ in range(_PURGE_PAGES):
+            self._purged, count = self._predictions.purge(before, after=self._purged)
+            gone += count
+            if self._purged is None:
+                break
+        if gone:
+            log.info("%d predictions had ended before the retention and are gone", gone)
 
     def _recover_hints(self) -> None:
         """Republish what has left Redis without being claimed."""

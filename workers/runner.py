@@ -14,6 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from batching.ceiling import Ceiling
 from batching.policy import Waiting
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
@@ -81,9 +82,11 @@ class Runner:
 
         self._changed = threading.Condition()
         self._executor: Executor | None = None  # None while none is ready
+        self._loading_executor: Executor | None = None
         self._in_flight: deque[Call] = deque()
         self._again: Call | None = None  # to be run first on the next process
         self._calls = 0
+        self._ceiling = Ceiling(window.max_batch_size)
         self._stopping = False
         self._first_load = threading.Event()
         self.failed: str | None = None
@@ -136,13 +139,26 @@ class Runner:
                 executor.close()
         for call in left:
             self._hand_back(call.rows, call.claims)
-        self._device_thread.join(5.0)
+        self._end_device_thread()
+
+    def _end_device_thread(self) -> None:
+        """A load under way is given up, again and again: it may only just be starting its process."""
+        give_up = time.monotonic() + 3.0
+        while self._device_thread.is_alive() and time.monotonic() < give_up:
+            loading = self._loading_executor
+            if loading is not None:
+                loading.kill()
+            self._device_thread.join(0.05)
 
     # ── feed ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _feed(self) -> None:
         while (executor := self._await_slot()) is not None:
-            taken = self._window.take(self._free_at, abandon=lambda e=executor: self._executor is not e)  # type: ignore[misc]
+            taken = self._window.take(
+                self._free_at,
+                abandon=lambda e=executor: self._executor is not e,  # type: ignore[misc]
+                at_most=lambda: self._ceiling.at_most,
+            )
             if taken is None:
                 if not self._window.open:
                     return
@@ -245,9 +261,14 @@ class Runner:
             self._on_state("loading", None, None)
             try:
                 with self._loading:
+                    if self._stopping:
+                        return
+                    self._loading_executor = executor
                     loaded = executor.load()
             except LoadFailed as error:
                 executor.kill()
+                if self._stopping:
+                    return
                 self._on_state("failed", str(error), None)
                 if not self._first_load.is_set():
                     self.failed = str(error)
@@ -257,6 +278,7 @@ class Runner:
                 self._pause(pause)
                 pause = min(pause * 2, 30.0)
                 continue
+            self._loading_executor = None
             self._load_seconds = loaded.seconds
             self._on_state("ready", None, loaded)
             self._first_load.set()
@@ -298,6 +320,7 @@ class Runner:
             took = now - self._began
             self._began = now
             self._pace = took if math.isnan(self._pace) else self._pace + 0.2 * (took - self._pace)
+            self._learn(reply)
             suspicious = self._suspicious(call, reply)
             if suspicious:
                 call.second_try = True
@@ -310,7 +333,29 @@ class Runner:
             log.warning("%s@%s failed every item of a batch alone: once more on a fresh process", *self._labels)
             executor.kill()
         else:
-            self._settle(call, reply.outcomes, idle)
+            outcomes = self._retry_memory(call, reply.outcomes)
+            if outcomes:
+                self._settle(call, outcomes, idle)
+
+    def _learn(self, reply: Reply) -> None:
+        if reply.too_many is None:
+            self._ceiling.clean()
+            return
+        self._ceiling.too_many(reply.too_many)
+        log.warning(
+            "%s@%s: %d predictions do not fit into memory at once, now at most %d",
+            *(*self._labels, reply.too_many, self._ceiling.at_most),
+        )
+
+    def _retry_memory(self, call: Call, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Memory was too small for these alone: their fault, perhaps, or a neighbour's. The others are returned."""
+        short = {one.id: one.error for one in outcomes if one.error and one.error.code is ItemCode.OUT_OF_MEMORY}
+        for row in call.rows:
+            if (error := short.get(row.id)) is not None:
+                self._give_back(
+                    [row], call.claims, losses=2, charge=True, code=ItemCode.OUT_OF_MEMORY, message=error.message
+                )
+        return [one for one in outcomes if one.id not in short]
 
     def _suspicious(self, call: Call, reply: Reply) -> bool:
         """All failed alone: is it the items or the process? A fresh one tells, where a reload can be afforded."""
@@ -331,7 +376,7 @@ class Runner:
             for claim, part in by_claim.items()
         ]
         metrics.computed(self._labels, outcomes)
-        ids = [row.id for row in call.rows]
+        ids = [one.id for one in outcomes]
 
         def done(ended: dict[str, Ended]) -> None:
             self._window.forget(ids)
@@ -362,6 +407,8 @@ class Runner:
             alone = len(on_device.rows) == 1
             reason = "device_hung" if isinstance(error, DeviceHung) else "device_lost"
             metrics.lost_attempts(self._labels, reason, len(on_device.rows))
+            if isinstance(error, DeviceLost) and not alone:
+                self._ceiling.crashed()
             self._give_back(on_device.rows, on_device.claims, losses=2, charge=alone, code=code, message=str(error))
         for waiting in calls:
             self._hand_back(waiting.rows, waiting.claims)

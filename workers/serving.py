@@ -21,6 +21,9 @@ from workers.window import Window
 
 log = logging.getLogger(__name__)
 
+#: How late a stop is noticed while models load.
+_LOOK_S = 0.1
+
 
 class Serving:
     """What a worker keeps per model version."""
@@ -81,10 +84,11 @@ class Serving:
         for runner in self.runners:
             runner.start()
 
-    def wait_loaded(self) -> bool:
-        """Until every instance has loaded or failed; whether any can serve."""
+    def wait_loaded(self, asked_to_stop: threading.Event) -> bool:
+        """Until every instance has loaded or failed, or the worker stops; whether any can serve."""
         for runner in self.runners:
-            runner.wait_loaded()
+            while not runner.wait_loaded(_LOOK_S) and not asked_to_stop.is_set():
+                pass
         return any(runner.failed is None for runner in self.runners)
 
     def drain(self, deadline: float) -> None:

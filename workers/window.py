@@ -65,10 +65,12 @@ class Window:
             self._changed.notify_all()
         return new
 
-    def take(self, free_at: Callable[[], float], abandon: Callable[[], bool]) -> Take | None:
+    def take(
+        self, free_at: Callable[[], float], abandon: Callable[[], bool], at_most: Callable[[], int]
+    ) -> Take | None:
         """Blocks until the policy lets a batch depart; None once the window is closed or `abandon()` holds.
 
-        `free_at` and `abandon` are asked under the lock, at every wake.
+        All three are asked under the lock, at every wake. `at_most`: how many the device bears.
         """
         with self._changed:
             while True:
@@ -76,7 +78,7 @@ class Window:
                     return None
                 was_full = self._lane.full
                 now = time.monotonic()
-                decision = self._lane.decide(now, free_at())
+                decision = self._lane.decide(now, free_at(), at_most())
                 if isinstance(decision, Take):
                     break
                 self._changed.wait(min(decision.at - now, threading.TIMEOUT_MAX))

@@ -134,6 +134,21 @@ UPDATE predictions p SET status = 6, queued = NULL, revision = revision + 1, com
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
+-- purge
+-- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
+-- by completion is needed: it would make every finish write to it.
+WITH page AS MATERIALIZED (
+    SELECT id FROM predictions WHERE id > :after::uuid AND id < :until::uuid ORDER BY id LIMIT :limit),
+f AS MATERIALIZED (
+    SELECT p.id FROM page JOIN predictions p ON p.id = page.id
+    WHERE p.status IN (3, 4, 5, 6) AND p.completed_at < :before
+    ORDER BY p.id FOR UPDATE OF p SKIP LOCKED),
+i AS (
+    DELETE FROM inputs WHERE id IN (SELECT id FROM f)),
+d AS (
+    DELETE FROM predictions WHERE id IN (SELECT id FROM f) RETURNING id)
+SELECT (SELECT id::text FROM page ORDER BY id DESC LIMIT 1), (SELECT count(*) FROM d);
+
 -- read
 SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
     claim::text, metadata, output, error_code, error_message, created_at, started_at, completed_at, expires_at,

@@ -116,6 +116,18 @@ WHERE id IN (
     ORDER BY expires_at LIMIT :limit)
 RETURNING id, revision, attempt, completed_at;
 
+-- purge_page
+-- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
+-- by completion is needed: it would make every finish write to it.
+SELECT max(id), json_group_array(id) FILTER (WHERE status IN (3, 4, 5, 6) AND completed_at < :before) FROM (
+    SELECT id, status, completed_at FROM predictions WHERE id > :after AND id < :until ORDER BY id LIMIT :limit);
+
+-- purge_inputs
+DELETE FROM inputs WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- purge_predictions
+DELETE FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- read
 SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, position, priority, status, revision,
     attempt, max_attempts, claim, metadata, CASE WHEN output IS NOT NULL THEN hex(output) END, error_code,

@@ -14,6 +14,8 @@ import pytest
 
 from headway.running import RunningHeadway
 from headway.testing import wait_until
+from storage.engine import Database
+from storage.workers import Workers
 
 ECHO = """
 import time
@@ -25,7 +27,7 @@ class Echo(Model):
 """
 
 MOODY = """
-import math, os, signal
+import math, os, signal, threading
 from headway import Model
 
 class Moody(Model):
@@ -36,6 +38,10 @@ class Moody(Model):
             os._exit(3)
         if "segv" in inputs:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if "hang" in inputs:
+            threading.Event().wait()
+        if "memory" in inputs:
+            raise MemoryError("no room")
         if "short" in inputs:
             return [value for value in inputs if value != "short"]
         special = {"nan": math.nan, "exception": ValueError("this one"), "unserialisable": object(), "none": None}
@@ -55,19 +61,33 @@ class Sticky(Model):
         return inputs
 """
 
+NARROW = """
+from headway import Model
+
+class Narrow(Model):
+    refused = 0
+
+    def predict(self, inputs):
+        if len(inputs) > 4:
+            self.refused += 1
+            raise MemoryError("no room")
+        return [{"value": value, "refused": self.refused} for value in inputs]
+"""
+
 MOODY_TOML = """
 [batching]
 max_wait_ms = 200
 
 [limits]
 max_attempts = 2
+timeout_s = 2
 """
 
 
 @pytest.fixture(scope="module")
 def headway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
     folder = tmp_path_factory.mktemp("spine")
-    for name, source in {"echo": ECHO, "moody": MOODY, "sticky": STICKY}.items():
+    for name, source in {"echo": ECHO, "moody": MOODY, "sticky": STICKY, "narrow": NARROW}.items():
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(source)
@@ -135,6 +155,8 @@ def test_a_thousand_predictions_by_fifty_callers_form_batches_and_come_back_righ
         ("short", "output_invalid", False),
         ("exit", "worker_lost", True),
         ("segv", "worker_lost", True),
+        ("hang", "execution_timeout", True),
+        ("memory", "out_of_memory", True),
     ],
 )
 def test_a_bad_item_fails_alone(headway: RunningHeadway, bad: str, code: str, charged: bool) -> None:
@@ -157,6 +179,49 @@ def test_a_bad_item_fails_alone(headway: RunningHeadway, bad: str, code: str, ch
             assert prediction["output"] == one["index"]
         if not charged:
             assert prediction["attempt"] == 1
+        elif one["index"] == 31:
+            # Alone as often as max_attempts says; before that at most once in company, which is not held against it.
+            assert prediction["attempt"] in (2, 3)
+
+
+def test_what_does_not_fit_into_memory_is_learned_once(headway: RunningHeadway) -> None:
+    def refused() -> int:
+        answer = httpx.post(
+            f"{headway.data_url}/v1/models/narrow:predict", json={"instances": list(range(32))}, timeout=60
+        ).json()
+        assert [one["value"] for one in answer["predictions"]] == list(range(32))
+        return max(int(one["refused"]) for one in answer["predictions"])
+
+    learned = refused()
+    assert learned > 0
+    assert [refused(), refused()] == [learned, learned]
+
+
+def test_while_a_model_hangs_the_others_answer_and_the_worker_lives(headway: RunningHeadway) -> None:
+    worker = headway.pid_of("worker")
+
+    def beats() -> dict[str, int]:
+        database = Database.open(f"sqlite:///{headway.database}")
+        try:
+            return Workers(database).beats()
+        finally:
+            database.close()
+
+    with httpx.Client(base_url=headway.data_url, timeout=30) as client:
+        url = client.post("/v1/models/moody/predictions", json={"input": "hang"}).json()["urls"]["get"]
+        before = beats()
+        answered = 0
+        while client.get(url).json()["status"] not in ("failed", "succeeded"):
+            began = time.monotonic()
+            answer = client.post("/v1/models/echo:predict", json={"instances": [answered]})
+            assert answer.json()["predictions"] == [{"value": answered, "batch": 1}]
+            assert time.monotonic() - began < 1.5
+            answered += 1
+        assert client.get(url).json()["error"]["code"] == "execution_timeout"
+    assert answered > 20
+    (id_,) = before
+    assert beats()[id_] > before[id_]
+    assert headway.pid_of("worker") == worker
 
 
 def test_a_process_in_which_every_item_fails_is_replaced_before_the_items_are_blamed(headway: RunningHeadway) -> None:

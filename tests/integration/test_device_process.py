@@ -1,6 +1,7 @@
 """The device process with real processes: what a model may do to it, and what the worker then sees."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from headway.testing import wait_until
 from headway.types import Outcome
 from launch import check, scaffold
 from workers import loaders
-from workers.executor import DeviceHung, DeviceLost, Executor, LoadFailed
+from workers.executor import DeviceHung, DeviceLost, Executor, LoadFailed, Reply
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,6 +111,58 @@ def test_each_item_gets_its_own_answer_and_a_bad_one_fails_alone(serve: Callable
     assert outcomes[1].error is not None
     assert outcomes[1].error.message == "ValueError: asked to"
     assert [o.batch_size for o in run(executor, *"abc", call_id=2)] == [3, 3, 3]
+
+
+def test_a_thousand_batches_with_one_poison_each_cost_ten_more_passes_at_most(serve: Callable[..., Executor]) -> None:
+    model_py = """
+        from headway import Model
+
+        class Counts(Model):
+            passes = 0
+
+            def predict(self, inputs):
+                self.passes += 1
+                if "poison" in inputs:
+                    raise ValueError("poison")
+                return [self.passes] * len(inputs)
+    """
+    executor = serve(model_py)
+    executor.load()
+    batches, size = 1000, 32
+    chance = random.Random(5)
+    places = [chance.randrange(size) for _ in range(batches)]
+    for number, place in enumerate(places):
+        outcomes = run(executor, *("poison" if index == place else 1 for index in range(size)), call_id=number)
+        assert [index for index, one in enumerate(outcomes) if one.error is not None] == [place]
+    (passes,) = answers(run(executor, 1, call_id=batches))
+    extra = (passes - 1) / batches - 1
+    print(f"{extra:.2f} extra forward passes a batch")
+    assert extra <= 10
+
+
+def test_a_reply_says_how_many_did_not_fit_into_memory(serve: Callable[..., Executor]) -> None:
+    model_py = """
+        from headway import Model
+
+        class Narrow(Model):
+            def predict(self, inputs):
+                if len(inputs) > 4 or "huge" in inputs:
+                    raise MemoryError("no room")
+                return inputs
+    """
+    executor = serve(model_py)
+    executor.load()
+
+    def reply_to(*values: Any) -> Reply:
+        executor.submit(1, [(str(index), msgspec.json.encode(value)) for index, value in enumerate(values)])
+        return executor.receive()
+
+    assert reply_to(1, 2, 3, 4).too_many is None
+    crowded = reply_to(*range(24))
+    assert crowded.too_many == 6
+    assert answers(crowded.outcomes) == list(range(24))
+    alone = reply_to("huge")  # says nothing of how many there may be
+    assert (alone.too_many, answers(alone.outcomes)) == (None, [ItemCode.OUT_OF_MEMORY])
 
 
 def test_two_calls_in_flight_are_answered_in_order(serve: Callable[..., Executor]) -> None:

@@ -87,7 +87,7 @@ def test_one_item_over_the_budget_travels_alone() -> None:
 def test_an_id_that_is_held_is_not_taken_in_twice() -> None:
     lane = Lane(RULES, limit=8)
     assert lane.offer([waiting("a"), waiting("a")]) == ["a"]
-    assert names(lane.decide(0.0, 0.0)) == ["a"]
+    assert names(lane.decide(0.0, 0.0, 32)) == ["a"]
     assert lane.offer([waiting("a")]) == []
     lane.forget(["a"])
     assert lane.offer([waiting("a")]) == ["a"]
@@ -110,6 +110,7 @@ arrivals = st.lists(
     arrivals=arrivals,
     max_batch_size=st.integers(1, 9),
     max_batch_cost=st.none() | st.integers(1, 200),
+    at_most=st.integers(1, 12),
     device_s=st.sampled_from([0.0, 0.001, 0.01]),
     coming=st.integers(0, 2),
 )
@@ -117,6 +118,7 @@ def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
     arrivals: list[tuple[float, int, int, str | None]],
     max_batch_size: int,
     max_batch_cost: int | None,
+    at_most: int,
     device_s: float,
     coming: int,
 ) -> None:
@@ -134,7 +136,7 @@ def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
         while pending and pending[0].arrived <= now:
             lane.offer([pending.pop(0)], coming=coming)
         before = lane_items(lane)
-        decision = lane.decide(now, free_at)
+        decision = lane.decide(now, free_at, at_most)
         if isinstance(decision, WaitUntil):
             # No decision waits for anything but an arrival, the device, or its own deadline.
             wake = min([decision.at, *(item.arrived for item in pending[:1])])
@@ -146,7 +148,7 @@ def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
             continue
         ids = [item.id for item in decision.items]
         sizes = [item.size for item in decision.items]
-        assert 1 <= len(ids) <= max_batch_size
+        assert 1 <= len(ids) <= min(max_batch_size, at_most)
         assert len({item.shape for item in decision.items}) == 1
         if max_batch_cost is not None and len(ids) > 1:
             assert cost.padded(sizes) <= max_batch_cost
