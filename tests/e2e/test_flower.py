@@ -86,19 +86,25 @@ def test_flower_shows_the_worker_and_every_hint_and_no_payload(headway: RunningH
 def test_however_many_hints_flower_hears_once_a_second(headway: RunningHeadway, fresh_redis_url: str) -> None:
     app = Celery("listener", set_as_current=False)
     app.conf.update(broker.celery_config(fresh_redis_url))
-    heard: list[Any] = []
+    heard: list[list[Any]] = []  # what one message tells of tasks
     with app.connection() as connection:
         queue = app.events.Receiver(connection).queue  # bound to everything that Flower's own is bound to
-        with Consumer(connection, [queue], callbacks=[lambda body, _: heard.append(body)], no_ack=True):
+
+        def listen(body: Any, _: Any) -> None:
+            if isinstance(body, list):
+                heard.append(body)
+
+        def enough() -> bool:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+            return sum(map(len, heard)) > 100
+
+        with Consumer(connection, [queue], callbacks=[listen], no_ack=True):
+            assert not enough()  # it subscribes when it first listens
             began = time.monotonic()
             with httpx.Client(base_url=headway.data_url, timeout=30) as caller:
                 for _ in range(300):
                     assert caller.post("/v1/models/picky/predictions", json={"input": "sesame"}).status_code == 202
-            wait_until(lambda: len(tasks(headway)) > 100, 20, "the hints in Flower")
+            wait_until(enough, 20, "events of more than a hundred hints")
             seconds = time.monotonic() - began
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    connection.drain_events(timeout=0.2)
-    about_tasks = [body for body in heard if isinstance(body, list)]
-    assert sum(len(body) for body in about_tasks) > 100
-    assert len(about_tasks) <= seconds + 2
+    assert len(heard) <= seconds + 2
