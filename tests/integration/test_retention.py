@@ -38,7 +38,7 @@ def one_of_each(store: Any, days: float) -> dict[Status, str]:
     error = ItemError(ItemCode.MODEL_ERROR, "no")
     outcomes = [Outcome(id=succeeded, output=b"1"), Outcome(id=failed, error=error)]
     store.predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=False)])
-    store.predictions.cancel_queued([canceled])
+    store.predictions.cancel_queued([canceled], "default")
     store.execute(f"UPDATE predictions SET expires_at = 1 WHERE id = '{expired}'")
     assert list(store.predictions.expire()) == [expired]
     ids = aged(store, [queued, running, succeeded, failed, canceled, expired], days)
@@ -68,7 +68,7 @@ def test_only_what_ended_before_the_retention_goes_with_its_input(store: Any) ->
     left = {old[Status.QUEUED], old[Status.IN_PROGRESS], *young.values(), late}
     assert set(store.predictions.read([*old.values(), *young.values(), late])) == left
     assert store.count("predictions") == store.count("inputs") == len(left)
-    assert store.predictions.read_input(old[Status.SUCCEEDED]) is None
+    assert store.predictions.read_input(old[Status.SUCCEEDED], "default") is None
     assert sum(purged(store)) == 0
 
 
@@ -116,12 +116,12 @@ def test_the_janitor_purges_while_others_finish(store: Any, fresh_redis_url: str
 
 def test_a_row_that_is_retried_while_it_is_purged_is_left_or_gone_whole(store: Any) -> None:
     ids = store.submitted(3)
-    store.predictions.cancel_queued(ids)
+    store.predictions.cancel_queued(ids, "default")
     ids = aged(store, ids, 8)
     store.execute(f"UPDATE predictions SET status = 0, completed_at = NULL WHERE id = '{ids[1]}'")
 
     assert sum(purged(store)) == 2
-    assert store.predictions.read_input(ids[1]) is not None
+    assert store.predictions.read_input(ids[1], "default") is not None
 
 
 @pytest.mark.parametrize(
