@@ -6,7 +6,7 @@ open the door. Times are microseconds since 1970.
 
 from alembic import op
 
-revision = "0003"
+revision = "0002"
 down_revision = "0001"
 
 _KEYS = """
