@@ -11,7 +11,9 @@ from api.registry import Registry
 from api.submitter import Submitter
 from api.threads import Threads
 from api.waiting import Waiting
+from headway.egress import Egress
 from headway.settings import Settings
+from storage.deliveries import Deliveries
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Predictions
@@ -28,6 +30,8 @@ class Service:
         self.database = Database.open(settings.database_url)
         self.predictions = Predictions(self.database)
         self.workers = Workers(self.database)
+        self.deliveries = Deliveries(self.database)
+        self.egress = Egress(settings.webhook_allow)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
         self.registry = Registry(Models(self.database))
         self.draining = False

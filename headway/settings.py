@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from headway.egress import Network, networks
 from headway.errors import SettingsError
+from headway.webhooks import check_secret
+
+#: Seconds between the attempts of a delivery, before jitter.
+WEBHOOK_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,9 @@ class Settings:
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
     public_url: str = ""  # "" makes the paths in `urls` relative
+    webhook_allow: tuple[Network, ...] = ()  # beyond public https addresses
+    webhook_schedule: tuple[float, ...] = WEBHOOK_SCHEDULE
+    webhook_secret: str | None = None  # signs for tenants that have none in SQL
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -38,6 +46,9 @@ class Settings:
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
+            webhook_allow=networks(env.get("HEADWAY_WEBHOOK_ALLOW", "")),
+            webhook_schedule=_schedule(env.get("HEADWAY_WEBHOOK_SCHEDULE")),
+            webhook_secret=webhook_secret(env),
         )
 
 
@@ -61,3 +72,21 @@ def integer(environ: Mapping[str, str], name: str, default: int, least: int, mos
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a whole number from {least} to {most}")
     return int(text)
+
+
+def webhook_secret(environ: Mapping[str, str]) -> str | None:
+    """HEADWAY_WEBHOOK_SECRET, or its file."""
+    given = secret(environ, "HEADWAY_WEBHOOK_SECRET", "")
+    return check_secret(given) if given else None
+
+
+def _schedule(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return WEBHOOK_SCHEDULE
+    try:
+        delays = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        delays = (-1.0,)
+    if not all(0 <= delay <= 31 * 86_400 for delay in delays):
+        raise SettingsError(f"HEADWAY_WEBHOOK_SCHEDULE is {text[:80]!r}, and should be seconds: 5,300,1800")
+    return delays
