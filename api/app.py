@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import headway
-from api import health, hot, keys, models, openapi, predict, predictions, problems, scrape
+from api import health, hot, keys, models, openapi, predict, predictions, problems, scrape, webhooks
 from api.access import NOBODY
 from api.answers import Answer
 from api.endpoint import Endpoint, EndpointFunction
@@ -40,7 +40,7 @@ def _create(path: str) -> Endpoint:
         body="CreateBody",
         answers="PredictionBody",
         headers=["Prefer"],
-        problems=_SUBMISSION,
+        problems=(*_SUBMISSION, "webhook_url_rejected"),
     )
     return Endpoint("POST", path, predictions.create, operation, 202, scope="predict")
 
@@ -85,6 +85,23 @@ HOT = [
 
 DATA = [
     *HOT,
+    _get(
+        "/v1/predictions/{id}/deliveries",
+        webhooks.list_deliveries,
+        "What was sent to a prediction's webhook",
+        "prediction_not_found",
+        "unavailable",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/deliveries/{id}/redeliver",
+        webhooks.redeliver,
+        openapi.operation(
+            "Send a webhook again", path="/v1/deliveries/{id}/redeliver", problems=["delivery_not_found", "unavailable"]
+        ),
+        202,
+        scope="predict",
+    ),
     _get("/v1/models", models.list_models, "List models", "unavailable"),
     _get("/v1/models/{model}", models.read_model, "Read a model", "model_not_found", "unavailable"),
     _get("/v1/models/{model}/versions", models.list_versions, "List versions", "model_not_found", "unavailable"),

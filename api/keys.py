@@ -9,12 +9,12 @@ from msgspec import Meta
 from api.answers import Answer, json_answer
 from api.exchange import Call, query_parameters
 from api.problems import Problem
-from api.rendering import optional_time
 from api.requests import read_body
 from api.service import Service
 from headway.clock import rfc3339
 from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import SCOPES, USUAL, Key, Scope, checked_scopes, checked_tenant, new_token
+from headway.rendering import optional_time
 
 
 class KeyBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

@@ -7,10 +7,10 @@ import msgspec
 from api.answers import Answer, json_answer
 from api.exchange import Call, query_parameters
 from api.registry import ModelView
-from api.rendering import optional_time
 from api.service import Service
 from headway import broker
 from headway.registry import Version
+from headway.rendering import optional_time
 from storage.predictions import Backlog
 
 

@@ -12,8 +12,8 @@ import msgspec
 
 from api.problems import TABLE
 from api.registry import ModelView
-from api.rendering import PredictionBody
 from api.requests import CreateBody, PredictBody
+from headway.rendering import PredictionBody
 from headway.signature import example
 
 _REF = "#/components/schemas/{name}"
@@ -38,7 +38,7 @@ _PARAMETER_WORDS = {
     "model": "The model's name.",
     "version": "A version, as a string.",
     "alias": "An alias of a version.",
-    "id": "The prediction's id.",
+    "id": "Its id.",
     "code": "A problem's code.",
 }
 

@@ -1,18 +1,24 @@
 """Create and read a prediction, at once or once something has happened to it."""
 
+import functools
+import operator
 import re
+from collections.abc import Iterable
 
 from api import tracing
 from api.answers import Answer
 from api.exchange import Call, etag_matches, preference_applied, preferred_wait, query_parameters
 from api.problems import Problem
 from api.registry import Target
-from api.rendering import accepted, after, etag, not_modified, path_of, prediction_answer
+from api.rendering import accepted, after, etag, not_modified, prediction_answer
 from api.requests import CreateBody, read_create
 from api.service import Service
 from api.waiting import Waiter
+from api.webhooks import receiver
 from headway.clock import new_id, now_us
+from headway.rendering import path_of
 from headway.types import NewPrediction, Prediction
+from headway.webhooks import Events
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -27,7 +33,7 @@ async def create(service: Service, call: Call) -> Answer:
     await service.registry.model(call.params["model"])
     body, value = await read_create(call, service.settings.max_body_bytes)
     target = await _target(service, call, body)
-    row = _row(call, target, body, value)
+    row = _row(service, call, target, body, value)
     if not wait:
         position = await service.submitter.submit(row, target.at_most)
         tracing.accepted(call, (row.id,))
@@ -52,10 +58,11 @@ async def _target(service: Service, call: Call, body: CreateBody) -> Target:
     return await service.registry.resolve(call.params["model"], version, body.alias)
 
 
-def _row(call: Call, target: Target, body: CreateBody, value: object) -> NewPrediction:
+def _row(service: Service, call: Call, target: Target, body: CreateBody, value: object) -> NewPrediction:
     input_ = bytes(body.input)
     size, shape = target.measure(value, input_, "/input")
     timeout = body.queue_timeout_seconds
+    webhook = None if body.webhook is None else receiver(service, body.webhook)
     return NewPrediction(
         id=new_id(),
         tenant_id=call.tenant,
@@ -69,8 +76,14 @@ def _row(call: Call, target: Target, body: CreateBody, value: object) -> NewPred
         max_attempts=body.max_attempts or target.max_attempts,
         metadata=body.metadata,
         expires_at=None if timeout is None else now_us() + round(timeout * 1e6),
+        webhook=webhook,
+        webhook_events=None if webhook is None else _events(body.webhook_events or ("completed",)),
         body=input_,
     )
+
+
+def _events(names: Iterable[str]) -> Events:
+    return functools.reduce(operator.or_, (Events[name.upper()] for name in names))
 
 
 async def current(service: Service, waiter: Waiter, row: Prediction) -> Prediction:

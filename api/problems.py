@@ -60,6 +60,11 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Prediction not found",
         "No prediction has this id, or its retention has ended.",
     ),
+    "delivery_not_found": (
+        404,
+        "Delivery not found",
+        "No delivery has this id. GET /v1/predictions/{id}/deliveries lists those of a prediction.",
+    ),
     "method_not_allowed": (
         405,
         "Method not allowed",
@@ -84,6 +89,11 @@ TABLE: dict[str, tuple[int, str, str]] = {
         422,
         "Validation failed",
         "The request can be read and does not fit. `errors` says where, by JSON pointer, query parameter or header.",
+    ),
+    "webhook_url_rejected": (
+        422,
+        "Webhook URL rejected",
+        "Webhooks go to public https addresses, and to networks that the operator allows by HEADWAY_WEBHOOK_ALLOW.",
     ),
     "invalid_input": (
         422,

@@ -1,67 +1,13 @@
-"""A prediction as clients see it. The output's JSON is passed on byte for byte, never decoded here."""
-
-import functools
-from typing import Any
+"""Answers that show a prediction, and the row as it stands between two reads of SQL."""
 
 import msgspec
 
 from api.answers import JSON_HEADERS, Answer, Headers
-from headway.clock import rfc3339
 from headway.notices import Ended
+from headway.rendering import prediction_json
 from headway.states import Status
 from headway.types import NewPrediction, Prediction
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """Why a prediction failed. `retryable`: sending the same input again could help."""
-
-    code: str
-    message: str
-    retryable: bool
-
-
-class Metrics(msgspec.Struct, frozen=True):
-    """Times in seconds; null until they are known."""
-
-    queue_seconds: float | None
-    predict_seconds: float | None
-    batch_size: int | None
-
-
-class Urls(msgspec.Struct, frozen=True):
-    """Where to go on from here."""
-
-    get: str
-
-
-class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Field by field what contract and OpenAPI promise; times are RFC 3339, UTC."""
-
-    id: str
-    object: str = "prediction"
-    model: str
-    version: str
-    alias: str | None
-    status: str
-    revision: int
-    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # with ?include=input
-    output: msgspec.Raw | None
-    error: ErrorBody | None
-    attempt: int
-    max_attempts: int
-    priority: int
-    metadata: dict[str, str]
-    created_at: str
-    started_at: str | None
-    completed_at: str | None
-    expires_at: str | None
-    metrics: Metrics
-    urls: Urls
-
-
-_encoder = msgspec.json.Encoder()
-_LABELS = {status: status.label for status in Status}
-_NOTHING_YET = Metrics(None, None, None)
+from headway.webhooks import WebhookStatus
 
 
 def accepted(row: NewPrediction, position: int) -> Prediction:
@@ -89,6 +35,7 @@ def accepted(row: NewPrediction, position: int) -> Prediction:
         expires_at=row.expires_at,
         predict_us=None,
         batch_size=None,
+        webhook_status=WebhookStatus.NONE if row.webhook is None else WebhookStatus.PENDING,
     )
 
 
@@ -109,61 +56,6 @@ def after(row: Prediction, ended: Ended) -> Prediction:
     )
 
 
-def path_of(id_: str, public_url: str) -> str:
-    return f"{public_url}/v1/predictions/{id_}"
-
-
-def prediction_json(row: Prediction, public_url: str, input_: bytes | None = None) -> bytes:
-    error = row.error
-    body = PredictionBody(
-        id=row.id,
-        model=row.model,
-        version=row.version,
-        alias=row.alias,
-        status=_LABELS[row.status],
-        revision=row.revision,
-        input=msgspec.UNSET if input_ is None else msgspec.Raw(input_),
-        output=None if row.output is None else msgspec.Raw(row.output),
-        error=None if error is None else ErrorBody(error.code, error.message, error.code.retryable),
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        priority=row.priority,
-        metadata=row.metadata,
-        created_at=time_of(row.created_at),
-        started_at=_maybe_time(row.started_at),
-        completed_at=_maybe_time(row.completed_at),
-        expires_at=_maybe_time(row.expires_at),
-        metrics=_metrics(row),
-        urls=Urls(path_of(row.id, public_url)),
-    )
-    return _encoder.encode(body)
-
-
-def _metrics(row: Prediction) -> Metrics:
-    if row.started_at is None:
-        return _NOTHING_YET
-    return Metrics(
-        queue_seconds=(row.started_at - row.created_at) / 1e6,
-        predict_seconds=None if row.predict_us is None else row.predict_us / 1e6,
-        batch_size=row.batch_size,
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    return rfc3339(seconds * 1_000_000)[:20]
-
-
-def time_of(us: int) -> str:
-    """`clock.rfc3339`, with the date made once a second."""
-    seconds, rest = divmod(us, 1_000_000)
-    return f"{_second(seconds)}{rest:06d}Z"
-
-
-def _maybe_time(us: int | None) -> str | None:
-    return None if us is None else time_of(us)
-
-
 def etag(row: Prediction) -> bytes:
     """The opaque part. The claim stands in it because an un-fsynced revision may be given twice after a crash."""
     return f"{row.revision}-{row.claim or ''}".encode()
@@ -178,8 +70,3 @@ def prediction_answer(
 
 def not_modified(row: Prediction, extra: Headers) -> Answer:
     return Answer(304, b"", (JSON_HEADERS[1], (b"etag", b'W/"%b"' % etag(row)), *extra))
-
-
-def optional_time(us: int | None) -> Any:
-    """For bodies that are made as plain dicts."""
-    return _maybe_time(us)

@@ -6,7 +6,7 @@ what refuses NaN, 1e400, invalid UTF-8 and what is cut off inside them.
 
 import functools
 import re
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from api.exchange import Call
 from api.problems import Problem
+from headway.egress import LONGEST_URL
 
 MAX_DEPTH = 64
 MAX_INSTANCES = 1000
@@ -33,6 +34,8 @@ class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froze
     max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
     metadata: Annotated[dict[_Key, _Value], Meta(max_length=16)] = {}
     queue_timeout_seconds: Annotated[float, Meta(gt=0, le=_LONGEST_QUEUE_TIMEOUT_S)] | None = None
+    webhook: Annotated[str, Meta(max_length=LONGEST_URL, description="Where its events are sent.")] | None = None
+    webhook_events: Annotated[list[Literal["started", "completed"]], Meta(min_length=1, max_length=2)] | None = None
 
 
 class PredictBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -58,6 +61,8 @@ async def read_create(call: Call, limit: int) -> tuple[CreateBody, Any]:
         raise Problem.invalid("Give `version` or `alias`, not both.", pointer="/alias")
     if body.metadata and any("\0" in text for item in body.metadata.items() for text in item):
         raise Problem.invalid("NUL characters cannot be stored.", pointer="/metadata")
+    if body.webhook_events is not None and body.webhook is None:
+        raise Problem.invalid("Events need a `webhook` to be sent to.", pointer="/webhook_events")
     return body, value
 
 

@@ -13,8 +13,10 @@ from api.registry import Registry
 from api.submitter import Submitter
 from api.threads import Threads
 from api.waiting import Waiting
+from headway.egress import Egress
 from headway.errors import StorageUnavailable
 from headway.settings import Settings
+from storage.deliveries import Deliveries
 from storage.engine import Database
 from storage.keys import Keys
 from storage.models import Models
@@ -32,6 +34,8 @@ class Service:
         self.database = Database.open(settings.database_url)
         self.predictions = Predictions(self.database)
         self.workers = Workers(self.database)
+        self.deliveries = Deliveries(self.database)
+        self.egress = Egress(settings.webhook_allow)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
         self.registry = Registry(Models(self.database))
         self.keys = Keys(self.database)

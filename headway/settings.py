@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headway.egress import Network, networks
 from headway.errors import SettingsError
 from headway.keys import checked_token
+from headway.webhooks import check_secret
 
 #: A prediction is kept this long after its end.
 RETENTION_S = 7 * 86_400
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+#: Seconds between the attempts of a delivery, before jitter.
+WEBHOOK_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     insecure: bool = False  # listens beyond loopback although there are no keys
     retention_s: int = RETENTION_S
+    webhook_allow: tuple[Network, ...] = ()  # beyond public https addresses
+    webhook_schedule: tuple[float, ...] = WEBHOOK_SCHEDULE
+    webhook_secret: str | None = None  # signs for tenants that have none in SQL
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -54,6 +61,9 @@ class Settings:
             cors_origins=_several(env, "HEADWAY_CORS_ORIGINS"),
             insecure=env.get("HEADWAY_INSECURE", "") not in ("", "0"),
             retention_s=duration(env, "HEADWAY_RETENTION", RETENTION_S),
+            webhook_allow=networks(env.get("HEADWAY_WEBHOOK_ALLOW", "")),
+            webhook_schedule=_schedule(env.get("HEADWAY_WEBHOOK_SCHEDULE")),
+            webhook_secret=webhook_secret(env),
         )
 
 
@@ -99,3 +109,21 @@ def duration(environ: Mapping[str, str], name: str, default: int) -> int:
     if not number.isascii() or not number.isdigit() or not 1 <= int(number) * _UNITS_S[unit] <= 1 << 32:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a time like 90s, 30m, 12h or 7d")
     return int(number) * _UNITS_S[unit]
+
+
+def webhook_secret(environ: Mapping[str, str]) -> str | None:
+    """HEADWAY_WEBHOOK_SECRET, or its file."""
+    given = secret(environ, "HEADWAY_WEBHOOK_SECRET", "")
+    return check_secret(given) if given else None
+
+
+def _schedule(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return WEBHOOK_SCHEDULE
+    try:
+        delays = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        delays = (-1.0,)
+    if not all(0 <= delay <= 31 * 86_400 for delay in delays):
+        raise SettingsError(f"HEADWAY_WEBHOOK_SCHEDULE is {text[:80]!r}, and should be seconds: 5,300,1800")
+    return delays

@@ -6,6 +6,7 @@ import msgspec
 
 from headway.errors import ItemError
 from headway.states import Status
+from headway.webhooks import WebhookStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class NewPrediction:
     max_attempts: int
     metadata: dict[str, str] = field(default_factory=dict)
     expires_at: int | None = None
+    webhook: str | None = None  # a URL as `egress.Egress.checked_url` has made it
+    webhook_events: int | None = None  # `webhooks.Events`, with a webhook only
     body: bytes  # the input's JSON, as it was received
 
 
@@ -52,6 +55,7 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     expires_at: int | None
     predict_us: int | None  # the device's share, microseconds
     batch_size: int | None  # predictions in the micro-batch it was computed with
+    webhook_status: WebhookStatus = WebhookStatus.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -199,7 +199,7 @@ def utility(
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_port: MetricsPortOption = None,
 ) -> None:
-    """Finds what was lost: dead workers' claims, hints that Redis forgot, predictions that expired."""
+    """Sends webhooks, and finds what was lost: dead workers' claims, hints that Redis forgot, what expired."""
     from workers.utility import main
 
     logs.configure("utility")
@@ -238,6 +238,37 @@ def flower(
 
     logs.configure("flower")
     raise typer.Exit(main(_settings(redis_url, None).redis_url, host, port))
+
+
+webhooks = typer.Typer(no_args_is_help=True, help="What receivers need to check webhooks.")
+app.add_typer(webhooks, name="webhooks")
+
+
+@webhooks.callback()
+def _webhooks() -> None:
+    pass
+
+
+@webhooks.command("secret")
+def webhooks_secret(
+    *,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Make a new one; for 24 hours the old one signs as well.")
+    ] = False,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Print the secret that signs webhooks."""
+    from headway.keys import DEFAULT_TENANT
+    from storage.deliveries import Secrets
+    from storage.engine import Database
+
+    settings = _settings(None, database_url)
+    database = Database.open(settings.database_url)
+    try:
+        secrets = Secrets(database, settings.webhook_secret)
+        print(secrets.rotate(DEFAULT_TENANT) if rotate else secrets.valid(DEFAULT_TENANT)[0])
+    finally:
+        database.close()
 
 
 @app.command()

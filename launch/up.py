@@ -19,12 +19,14 @@ import httpx
 
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
+from headway.keys import DEFAULT_TENANT
 from headway.manifest import scan
 from headway.registry import Version
-from headway.settings import bootstrap_key
+from headway.settings import bootstrap_key, webhook_secret
 from launch import addresses, devices, flower, lock
 from launch.embedded import EmbeddedValkey
 from launch.supervisor import Part, Supervisor
+from storage.deliveries import Secrets
 from storage.engine import Database, embedded_url
 from storage.keys import Keys
 from storage.migrate import upgrade
@@ -86,6 +88,8 @@ class _System:
         upgrade(database_url)
         self._database = Database.open(database_url)
         cleanup.callback(self._database.close)
+        if Secrets(self._database, webhook_secret(os.environ)).ensure(DEFAULT_TENANT):
+            log.info("webhooks are signed; `headway webhooks secret --database-url %s` shows the secret", database_url)
         self._valkey = None if options.redis_url else EmbeddedValkey.prepare(options.data)
         if self._valkey is not None:
             cleanup.callback(self._valkey.remove)

@@ -17,6 +17,7 @@ from headway.errors import ItemCode, ItemError
 from headway.notices import Ended
 from headway.states import Status
 from headway.types import Claimed, Hint, NewPrediction, Outcome, Prediction
+from headway.webhooks import WebhookStatus
 from storage.engine import Database, reason
 from storage.faults import Fault, fault
 from storage.statements import parts, with_rows
@@ -109,6 +110,7 @@ class Predictions:
                 for n, row in enumerate(rows[part], start=now + part.start):
                     values += (row.id, row.tenant_id, row.model, row.version, row.alias, row.line, n, n, row.priority)
                     values += (row.size, row.shape, row.max_attempts, _json(row.metadata), row.expires_at)
+                    values += (row.webhook, row.webhook_events)
                 bodies = [value for row in rows[part] for value in (row.id, row.body)]
                 count = part.stop - part.start
                 result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
@@ -134,6 +136,8 @@ class Predictions:
                 "max_attempts": row.max_attempts,
                 "metadata": _json(row.metadata),
                 "expires_at": row.expires_at,
+                "webhook": row.webhook,
+                "webhook_events": row.webhook_events,
             }
             for row in rows
         ]
@@ -424,6 +428,7 @@ class Predictions:
                     return last, count
                 last, ids = self._database.run(connection, "purge_page", **page).one()
                 self._database.run(connection, "purge_inputs", ids=ids)
+                self._database.run(connection, "purge_deliveries", ids=ids)
                 return last, self._database.run(connection, "purge_predictions", ids=ids).rowcount
 
         return self._database.retrying(once)
@@ -434,7 +439,7 @@ class Predictions:
         """By id; those that are not there are left out."""
         ids = _valid(ids)
         rows = self._read(lambda c: self._database.rows(c, "read", ids=self._ids(ids))) if ids else ()
-        return {row[0]: _prediction(row) for row in rows}
+        return {row[0]: prediction_of(row) for row in rows}
 
     def read_input(self, id_: str, tenant_id: str) -> bytes | None:
         """The input's JSON as it was received; None also where the prediction is another tenant's."""
@@ -560,11 +565,11 @@ def _ended(
     )
 
 
-def _prediction(row: Sequence[Any]) -> Prediction:
-    (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts) = row[
-        :12
-    ]
-    (claim, metadata, output, code, message, created, started, completed, expires, predict_us, batch_size) = row[12:]
+def prediction_of(row: Sequence[Any]) -> Prediction:
+    """A row of the statement `read`, or the same as a delivery has frozen it."""
+    (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
+    (max_attempts, claim, metadata, output, code, message, created, started, completed, expires, *rest) = rest
+    predict_us, batch_size, told = rest
     return Prediction(
         id=id_,
         tenant_id=tenant_id,
@@ -588,4 +593,5 @@ def _prediction(row: Sequence[Any]) -> Prediction:
         expires_at=expires,
         predict_us=predict_us,
         batch_size=batch_size,
+        webhook_status=WebhookStatus(told),
     )

@@ -1,15 +1,19 @@
-"""The utility worker: `headway utility`. It runs the janitor; any number may run."""
+"""The utility worker: `headway utility`. It runs the janitor and sends webhooks; any number may run."""
 
 import logging
+import threading
 
 import redis
 
 from headway import stopping
+from headway.egress import Egress
 from headway.settings import Settings
+from storage.deliveries import Deliveries, Secrets
 from storage.engine import Database
 from workers import exposition
 from workers.janitor import Janitor
 from workers.publisher import Publisher
+from workers.webhooks import Deliverer
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +25,20 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
     database = Database.open(settings.database_url)
     publisher = Publisher(settings.redis_url)
     client = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2)
+    deliverer = Deliverer(
+        Deliveries(database),
+        Secrets(database, settings.webhook_secret),
+        Egress(settings.webhook_allow),
+        settings.webhook_schedule,
+        public_url=settings.public_url,
+    )
+    sending = threading.Thread(target=deliverer.run, args=(asked_to_stop,), name="webhooks")
+    sending.start()
     try:
         Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
     finally:
+        asked_to_stop.set()
+        sending.join()
         publisher.close()
         client.close()
         database.close()

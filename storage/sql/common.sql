@@ -104,3 +104,43 @@ SELECT id, name, tenant_id, scopes, prefix, digest, created_at, revoked_at FROM 
 
 -- revoke_key
 UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
+
+-- due_receivers
+-- Those with a delivery that is due, one step of the index each however many wait.
+WITH RECURSIVE r (receiver) AS (
+    SELECT min(receiver) FROM deliveries WHERE state = 0
+    UNION ALL
+    SELECT (SELECT min(d.receiver) FROM deliveries d WHERE d.state = 0 AND d.receiver > r.receiver)
+    FROM r WHERE r.receiver IS NOT NULL)
+SELECT receiver FROM r
+WHERE receiver IS NOT NULL
+    AND EXISTS (SELECT 1 FROM deliveries d WHERE d.state = 0 AND d.receiver = r.receiver AND d.due_at <= :now);
+
+-- record_delivery
+-- What came of an attempt, unless another has begun meanwhile.
+UPDATE deliveries SET state = :state, leased = NULL, due_at = :now + :delay, log = :log
+WHERE id = :id AND attempts = :attempts AND state = 0;
+
+-- redeliver
+-- At once, and the schedule from its beginning; one that is under way is left alone.
+UPDATE deliveries SET state = 0, step = 0, due_at = :now WHERE id = :id AND leased IS NULL;
+
+-- delivery
+SELECT id, prediction_id, event, url, at, due_at, state, log FROM deliveries WHERE id = :id AND tenant_id = :tenant_id;
+
+-- deliveries_of
+SELECT id, prediction_id, event, url, at, due_at, state, log FROM deliveries WHERE prediction_id = :prediction_id
+    AND tenant_id = :tenant_id
+ORDER BY at, id;
+
+-- webhook_secret
+SELECT secret, previous, rotated_at FROM webhook_secrets WHERE tenant_id = :tenant_id;
+
+-- add_webhook_secret
+-- Of several that make one at once, the first is kept.
+INSERT INTO webhook_secrets (tenant_id, secret) VALUES (:tenant_id, :secret) ON CONFLICT (tenant_id) DO NOTHING;
+
+-- rotate_webhook_secret
+INSERT INTO webhook_secrets (tenant_id, secret, previous, rotated_at) VALUES (:tenant_id, :secret, :previous, :now)
+ON CONFLICT (tenant_id) DO UPDATE SET
+    secret = excluded.secret, previous = excluded.previous, rotated_at = excluded.rotated_at;

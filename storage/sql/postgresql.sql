@@ -5,15 +5,17 @@
 WITH r AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(:rows::json) AS (id uuid, tenant_id text, model text, version text, alias text, line text,
-            priority smallint, size bigint, shape text, max_attempts integer, metadata text, expires_at bigint),
+            priority smallint, size bigint, shape text, max_attempts integer, metadata text, expires_at bigint, webhook text,
+            webhook_events smallint),
         unnest(:bodies::bytea[])) WITH ORDINALITY
-    AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, expires_at, body, n)),
+    AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, expires_at, webhook,
+        webhook_events, body, n)),
 i AS (
     INSERT INTO inputs (id, body) SELECT id, body FROM r ORDER BY id ON CONFLICT (id) DO NOTHING)
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
-    max_attempts, metadata, expires_at)
+    max_attempts, metadata, expires_at, webhook, webhook_events)
 SELECT id, tenant_id, model, version, alias, line, :now + n, :now + n, priority, size, shape, max_attempts, metadata,
-    expires_at
+    expires_at, webhook, webhook_events
 FROM r ORDER BY id
 ON CONFLICT (id) DO NOTHING
 RETURNING id::text, position;
@@ -136,13 +138,16 @@ RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
 -- purge
 -- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
--- by completion is needed: it would make every finish write to it.
+-- by completion is needed: it would make every finish write to it. Who still owes a webhook stays.
 WITH page AS MATERIALIZED (
     SELECT id FROM predictions WHERE id > :after::uuid AND id < :until::uuid ORDER BY id LIMIT :limit),
 f AS MATERIALIZED (
     SELECT p.id FROM page JOIN predictions p ON p.id = page.id
     WHERE p.status IN (3, 4, 5, 6) AND p.completed_at < :before
+        AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = p.id AND d.state = 0)
     ORDER BY p.id FOR UPDATE OF p SKIP LOCKED),
+w AS (
+    DELETE FROM deliveries WHERE prediction_id IN (SELECT id FROM f)),
 i AS (
     DELETE FROM inputs WHERE id IN (SELECT id FROM f)),
 d AS (
@@ -152,7 +157,7 @@ SELECT (SELECT id::text FROM page ORDER BY id DESC LIMIT 1), (SELECT count(*) FR
 -- read
 SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
     claim::text, metadata, output, error_code, error_message, created_at, started_at, completed_at, expires_at,
-    predict_us, batch_size
+    predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END
 FROM predictions WHERE id = ANY(:ids::uuid[]);
 
 -- oldest_queued
@@ -165,3 +170,24 @@ SELECT line, count(*), min(position) FROM predictions WHERE queued AND line = AN
 
 -- now
 SELECT :now;
+
+-- lease_deliveries
+-- The longest due of one receiver. They are due again when the lease ends, should their deliverer be gone by then.
+WITH d AS MATERIALIZED (
+    SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now
+    ORDER BY due_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE deliveries SET leased = true, attempts = attempts + 1, step = step + 1, due_at = :now + :lease
+FROM d WHERE deliveries.id = d.id
+RETURNING deliveries.id, tenant_id, event, url, receiver, at, attempts, step, log, record, output;
+
+-- lock_predictions
+-- Predictions before deliveries, and in the order of their ids: nobody who ends several deadlocks.
+SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) ORDER BY id FOR NO KEY UPDATE;
+
+-- note_webhooks
+-- What a prediction's receiver was told, once it is owed nothing more.
+UPDATE predictions p SET revision = revision + 1, webhook_status = d.status
+FROM (
+    SELECT prediction_id, CASE WHEN min(state) = 0 THEN 1 WHEN max(state) = 2 THEN 3 ELSE 2 END AS status
+    FROM deliveries WHERE prediction_id = ANY(:ids::uuid[]) GROUP BY prediction_id) d
+WHERE p.id = d.prediction_id AND (p.status >= 3 OR p.webhook_events & 1 = 0) AND coalesce(p.webhook_status, 1) <> d.status;

@@ -1,8 +1,8 @@
 -- insert_predictions
 -- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost.
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
-    max_attempts, metadata, expires_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    max_attempts, metadata, expires_at, webhook, webhook_events)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING;
 
 -- insert_inputs
@@ -118,12 +118,18 @@ RETURNING id, revision, attempt, completed_at;
 
 -- purge_page
 -- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
--- by completion is needed: it would make every finish write to it.
-SELECT max(id), json_group_array(id) FILTER (WHERE status IN (3, 4, 5, 6) AND completed_at < :before) FROM (
-    SELECT id, status, completed_at FROM predictions WHERE id > :after AND id < :until ORDER BY id LIMIT :limit);
+-- by completion is needed: it would make every finish write to it. Who still owes a webhook stays.
+SELECT max(id), json_group_array(id) FILTER (WHERE status IN (3, 4, 5, 6) AND completed_at < :before AND NOT owed)
+FROM (
+    SELECT id, status, completed_at,
+        EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = predictions.id AND d.state = 0) AS owed
+    FROM predictions WHERE id > :after AND id < :until ORDER BY id LIMIT :limit);
 
 -- purge_inputs
 DELETE FROM inputs WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- purge_deliveries
+DELETE FROM deliveries WHERE prediction_id IN (SELECT value FROM json_each(:ids));
 
 -- purge_predictions
 DELETE FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
@@ -131,7 +137,8 @@ DELETE FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 -- read
 SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, position, priority, status, revision,
     attempt, max_attempts, claim, metadata, CASE WHEN output IS NOT NULL THEN hex(output) END, error_code,
-    error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size))
+    error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
+    CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END))
 FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- oldest_queued
@@ -144,3 +151,19 @@ SELECT json_group_array(json_array(priority, id, size, shape, position)) FROM (
 SELECT line, count(*), min(position) FROM predictions
 WHERE queued AND line IN (SELECT value FROM json_each(:lines))
 GROUP BY line;
+
+-- lease_deliveries
+-- The longest due of one receiver. They are due again when the lease ends, should their deliverer be gone by then.
+UPDATE deliveries SET leased = 1, attempts = attempts + 1, step = step + 1, due_at = :now + :lease
+WHERE id IN (
+    SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now ORDER BY due_at LIMIT :limit)
+RETURNING id, tenant_id, event, url, receiver, at, attempts, step, log, record, output;
+
+-- note_webhooks
+-- What a prediction's receiver was told, once it is owed nothing more.
+UPDATE predictions SET revision = revision + 1, webhook_status = d.status
+FROM (
+    SELECT prediction_id, CASE WHEN min(state) = 0 THEN 1 WHEN max(state) = 2 THEN 3 ELSE 2 END AS status
+    FROM deliveries WHERE prediction_id IN (SELECT value FROM json_each(:ids)) GROUP BY prediction_id) d
+WHERE id = d.prediction_id AND (predictions.status >= 3 OR webhook_events & 1 = 0)
+    AND coalesce(webhook_status, 1) <> d.status;

@@ -82,7 +82,7 @@ MISFITS = {
     "a string": (b'"input"', ""),
     "no input": (b"{}", "/input"),
     "an unknown field": (b'{"input": 1, "tenant_id": "x"}', "/tenant_id"),
-    "a field of a later version": (b'{"input": 1, "webhook": "https://example.com"}', "/webhook"),
+    "events without a webhook": (b'{"input": 1, "webhook_events": ["started"]}', "/webhook_events"),
     "an unknown field with a slash": (b'{"input": 1, "a/b~": 1}', "/a~1b~0"),
     "priority true": (b'{"input": 1, "priority": true}', "/priority"),
     "priority as a string": (b'{"input": 1, "priority": "5"}', "/priority"),

@@ -9,12 +9,13 @@ import pytest
 
 from api.problems import TABLE, Problem
 from api.registry import ModelView, Target
-from api.rendering import accepted, after, etag, prediction_json, time_of
+from api.rendering import accepted, after, etag
 from headway.clock import new_id, rfc3339
 from headway.errors import ItemCode, ItemError
 from headway.manifest import parse
 from headway.notices import Ended
 from headway.registry import State, Version
+from headway.rendering import prediction_json, time_of
 from headway.states import Status
 from headway.types import NewPrediction
 

@@ -1,0 +1,58 @@
+"""A prediction's webhook: whether it may be called, what was delivered, and sending it again."""
+
+from typing import Any
+
+from api.answers import Answer, json_answer
+from api.exchange import Call, query_parameters
+from api.problems import Problem
+from api.service import Service
+from headway.egress import UrlRefused
+from headway.rendering import time_of
+from headway.webhooks import WebhookStatus
+from storage.deliveries import Delivery
+
+
+def receiver(service: Service, url: str) -> str:
+    """The URL in its plain form. Raises Problem webhook_url_rejected, which says how the operator could allow it."""
+    try:
+        return service.egress.checked_url(url)
+    except UrlRefused as refused:
+        detail = str(refused)
+        raise Problem("webhook_url_rejected", detail, errors=[{"pointer": "/webhook", "detail": detail}]) from refused
+
+
+async def list_deliveries(service: Service, call: Call) -> Answer:
+    """200 with every event of a prediction and the attempts to deliver it, oldest first."""
+    query_parameters(call.query, {})
+    id_ = call.params["id"].lower()
+    row = await service.reader.read(id_)
+    if row is None or row.tenant_id != call.tenant:
+        raise Problem("prediction_not_found", "There is no prediction of this id.")
+    rows = await service.threads.run(lambda: service.deliveries.of(id_, call.tenant))
+    return json_answer({"object": "list", "data": [_body(one) for one in rows], "has_more": False})
+
+
+async def redeliver(service: Service, call: Call) -> Answer:
+    """202 and the delivery, which is due now; one that is under way stays as it is."""
+    query_parameters(call.query, {})
+    one = await service.threads.run(lambda: service.deliveries.redeliver(call.params["id"], call.tenant))
+    if one is None:
+        raise Problem("delivery_not_found", "There is no delivery of this id.")
+    return json_answer(_body(one), 202)
+
+
+def _body(one: Delivery) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "object": "delivery",
+        "prediction_id": one.prediction_id,
+        "type": one.event,
+        "url": one.url,
+        "status": one.status.label,
+        "created_at": time_of(one.at),
+        "next_attempt_at": time_of(one.due_at) if one.status is WebhookStatus.PENDING else None,
+        "attempts": [
+            {"at": time_of(each.at), "seconds": each.seconds, "status_code": each.status_code, "error": each.error}
+            for each in one.log
+        ],
+    }

@@ -1,0 +1,66 @@
+"""Webhooks as both ends know them: events, secrets and signatures after Standard Webhooks 1.0.0."""
+
+import base64
+import datetime
+import enum
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from headway.errors import SettingsError
+
+__all__ = ["Events", "WebhookStatus", "WebhookVerificationError", "check_secret", "new_secret", "signatures", "verify"]
+
+#: Bytes of an output that ride in a body; larger ones are to be fetched.
+MOST_OUTPUT = 65_536
+
+
+class Events(enum.IntFlag):
+    """What a prediction's receiver wants to hear of. The numbers are what SQL stores."""
+
+    COMPLETED = 1
+    STARTED = 2
+
+
+class WebhookStatus(enum.IntEnum):
+    """How a prediction stands with its receiver. The numbers are what SQL stores."""
+
+    NONE = 0
+    PENDING = 1
+    SUCCEEDED = 2
+    FAILED = 3
+
+    @property
+    def label(self) -> str:
+        """The word clients see."""
+        return self.name.lower()
+
+
+def new_secret() -> str:
+    """32 random bytes, as receivers are told them."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def check_secret(secret: str) -> str:
+    """The secret itself. Raises SettingsError for one that cannot sign."""
+    try:
+        base64.b64decode(secret.removeprefix("whsec_") + "==", validate=True)
+        Webhook(secret)
+    except Exception:
+        raise SettingsError("HEADWAY_WEBHOOK_SECRET should be whsec_ and 24 to 64 bytes in base64") from None
+    return secret
+
+
+def signatures(keys: Sequence[str], id_: str, at: datetime.datetime, body: str) -> str:
+    """The `webhook-signature` header: one signature for each secret that is valid now. `at` is in UTC."""
+    return " ".join(Webhook(key).sign(id_, at, body) for key in keys)
+
+
+def verify(secret: str, body: bytes, headers: Mapping[str, str]) -> Any:
+    """For receivers: the event, once its signature and its timestamp (five minutes) are right.
+
+    Raises WebhookVerificationError.
+    """
+    return Webhook(secret).verify(body, dict(headers))

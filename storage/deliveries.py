@@ -1,0 +1,253 @@
+"""Webhooks that are owed, and the secrets they are signed with.
+
+Deliveries come from a trigger of the schema, in the transaction that ends (or first claims) a prediction. Leases are
+durable: what was written before one is on disk with it, so no receiver hears of a state that a crash could take back.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from headway.clock import now_us
+from headway.types import Prediction
+from headway.webhooks import WebhookStatus, new_secret
+from storage.engine import Database
+from storage.predictions import prediction_of
+
+#: After a rotation, as long both secrets sign.
+ROTATION = datetime.timedelta(hours=24)
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one POST."""
+
+    at: int  # microseconds since 1970
+    seconds: float
+    status_code: int | None  # None: there was no answer
+    error: str | None  # None: it was delivered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """A delivery that this process is to send now."""
+
+    id: str  # the webhook-id
+    tenant_id: str
+    event: str
+    url: str
+    receiver: str
+    at: int
+    attempts: int  # with this one: the fence of `record`
+    step: int  # with this one, in the schedule
+    log: list[Attempt]
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a leased delivery. `state` PENDING: again after `delay_s`."""
+
+    leased: Leased
+    state: WebhookStatus
+    attempt: Attempt
+    delay_s: float = 0.0
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """As it is listed."""
+
+    id: str
+    prediction_id: str
+    event: str
+    url: str
+    at: int
+    due_at: int
+    status: WebhookStatus
+    log: list[Attempt]
+
+
+#: Attempts that are kept of one delivery: more only come of redeliveries.
+_MOST_ATTEMPTS = 50
+
+_log = msgspec.json.Decoder(list[Attempt])
+
+
+class Deliveries:
+    """Every verb raises StorageUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def due_receivers(self) -> list[str]:
+        """Those with something to send now."""
+
+        def once() -> list[str]:
+            with self._database.read() as connection:
+                return [row[0] for row in self._database.run(connection, "due_receivers")]
+
+        return self._database.retrying(once)
+
+    def lease(self, receiver: str, limit: int, lease_s: float) -> list[Leased]:
+        """Of one receiver, the longest due; nobody else gets them while the lease lasts."""
+
+        def once() -> list[Leased]:
+            with self._database.write_once() as connection:
+                rows = self._database.run(
+                    connection, "lease_deliveries", receiver=receiver, limit=limit, lease=int(lease_s * 1e6)
+                ).all()
+            return [_leased(row) for row in rows]
+
+        return self._database.retrying(once)
+
+    def record(self, results: Sequence[Result]) -> None:
+        """One durable transaction. Whatever was leased again meanwhile stays as it is."""
+        ordered = sorted(results, key=lambda result: result.leased.prediction.id)
+        ended = [result.leased.prediction.id for result in ordered if result.state is not WebhookStatus.PENDING]
+
+        def once() -> None:
+            with self._database.write() as connection:
+                run = self._database.run
+                if ended and self._database.dialect == "postgresql":
+                    run(connection, "lock_predictions", ids=ended)
+                for result in ordered:
+                    attempts = [*result.leased.log, result.attempt][-_MOST_ATTEMPTS:]
+                    run(
+                        connection,
+                        "record_delivery",
+                        id=result.leased.id,
+                        attempts=result.leased.attempts,
+                        state=result.state - 1,
+                        delay=int(result.delay_s * 1e6),
+                        log=msgspec.json.encode(attempts).decode(),
+                    )
+                if ended:
+                    run(connection, "note_webhooks", ids=self._ids(ended))
+
+        self._database.retrying(once)
+
+    def of(self, prediction_id: str, tenant_id: str) -> list[Delivery]:
+        """Of one prediction, oldest first."""
+
+        def once() -> list[Delivery]:
+            with self._database.read() as connection:
+                rows = self._database.run(
+                    connection, "deliveries_of", prediction_id=prediction_id, tenant_id=tenant_id
+                ).all()
+            return [_delivery(row) for row in rows]
+
+        return self._database.retrying(once)
+
+    def redeliver(self, id_: str, tenant_id: str) -> Delivery | None:
+        """Due at once, with the schedule before it; one that is under way is left alone. None: there is none."""
+
+        def once() -> Delivery | None:
+            with self._database.write() as connection:
+                run = self._database.run
+                row = run(connection, "delivery", id=id_, tenant_id=tenant_id).one_or_none()
+                if row is None:
+                    return None
+                if self._database.dialect == "postgresql":
+                    run(connection, "lock_predictions", ids=[str(row[1])])
+                run(connection, "redeliver", id=id_)
+                run(connection, "note_webhooks", ids=self._ids([str(row[1])]))
+                return _delivery(run(connection, "delivery", id=id_, tenant_id=tenant_id).one())
+
+        return self._database.retrying(once)
+
+    def _ids(self, ids: Sequence[str]) -> Any:
+        return msgspec.json.encode(ids).decode() if self._database.dialect == "sqlite" else list(ids)
+
+
+class Secrets:
+    """One secret for a tenant, and the one before it while a rotation lasts."""
+
+    def __init__(self, database: Database, default: str | None = None) -> None:
+        """`default` signs for tenants that have none in SQL."""
+        self._database = database
+        self._default = default
+
+    def valid(self, tenant_id: str) -> list[str]:
+        """Newest first, at least one: a tenant that has none is given one."""
+        row = self._row(tenant_id)
+        if row is None and self._default is not None:
+            return [self._default]
+        if row is None:
+            self.ensure(tenant_id)
+            row = self._row(tenant_id)
+        assert row is not None  # secrets are never deleted
+        secret, previous, rotated_at = row
+        if previous is not None and now_us() < rotated_at + ROTATION // datetime.timedelta(microseconds=1):
+            return [secret, previous]
+        return [secret]
+
+    def ensure(self, tenant_id: str) -> bool:
+        """Whether this call has made the tenant's first secret."""
+        if self._default is not None or self._row(tenant_id) is not None:
+            return False
+
+        def once() -> bool:
+            with self._database.write() as connection:
+                made = self._database.run(
+                    connection, "add_webhook_secret", tenant_id=tenant_id, secret=new_secret()
+                ).rowcount
+            return made == 1
+
+        return self._database.retrying(once)
+
+    def rotate(self, tenant_id: str) -> str:
+        """The new secret; the one before it signs as well for 24 hours."""
+        secret = new_secret()
+
+        def once() -> None:
+            before = self.valid(tenant_id)[0]
+            if before == secret:
+                return  # a first try, whose answer was lost
+            with self._database.write() as connection:
+                self._database.run(
+                    connection, "rotate_webhook_secret", tenant_id=tenant_id, secret=secret, previous=before
+                )
+
+        self._database.retrying(once)
+        return secret
+
+    def _row(self, tenant_id: str) -> Sequence[Any] | None:
+        def once() -> Sequence[Any] | None:
+            with self._database.read() as connection:
+                return self._database.run(connection, "webhook_secret", tenant_id=tenant_id).one_or_none()
+
+        return self._database.retrying(once)
+
+
+def _leased(row: Sequence[Any]) -> Leased:
+    id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output = row
+    frozen = msgspec.json.decode(record)
+    prediction = prediction_of(frozen)
+    return Leased(
+        id=id_,
+        tenant_id=tenant_id,
+        event=event,
+        url=url,
+        receiver=receiver,
+        at=at,
+        attempts=attempts,
+        step=step,
+        log=_log.decode(log),
+        prediction=msgspec.structs.replace(prediction, output=None if output is None else bytes(output)),
+    )
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    id_, prediction_id, event, url, at, due_at, state, log = row
+    return Delivery(
+        id=id_,
+        prediction_id=str(prediction_id),
+        event=event,
+        url=url,
+        at=at,
+        due_at=due_at,
+        status=WebhookStatus(state + 1),
+        log=_log.decode(log),
+    )
