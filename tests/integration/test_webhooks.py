@@ -173,7 +173,7 @@ def end_by_dead_worker(store: Any, id_: str) -> None:
 
 
 def end_by_cancel(store: Any, id_: str) -> None:
-    store.predictions.cancel_queued([id_])
+    store.predictions.cancel_queued([id_], "default")
 
 
 def end_by_cancel_while_running(store: Any, id_: str) -> None:
