@@ -62,7 +62,7 @@ def fault(error: Exception) -> Fault:
 def _of_driver(error: BaseException) -> Fault:
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
-        if str(error).startswith(("no such table", "no such column")):
+        if any(words in str(error) for words in ("no such table", "no such column", "has no column named")):
             return Fault.AWAY  # not migrated yet
         return _SQLITE.get(code & 0xFF, Fault.OURS)
     state = getattr(error, "sqlstate", None)
