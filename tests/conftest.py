@@ -26,7 +26,7 @@ from storage.migrate import upgrade
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """A Valkey of this session's own. Tests share it: use names of your own, or `fresh_redis_url`."""
+    """A Valkey for the whole run. Tests share it: each uses names of its own, or `fresh_redis_url`."""
     with _short_folder() as folder:
         valkey = EmbeddedValkey.prepare(folder)
         process = subprocess.Popen(valkey.argv)
