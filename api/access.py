@@ -5,7 +5,6 @@ loopback only or was told `--insecure`. With a row, even a revoked one, nobody g
 have been read once, nobody gets in at all.
 """
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -14,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from api.problems import Problem
+from api.refreshing import keep_fresh
 from api.threads import Threads
 from headway.keys import DEFAULT_TENANT, PREFIX_LENGTH, SCOPES, Key, Scope
 from storage.keys import Keys
 
 log = logging.getLogger(__name__)
 
-#: A key revoked elsewhere is refused after this, and the time that a read takes.
-_EVERY_S = 1.0
 
 #: Longer than any key. What is longer is not worth hashing.
 _MOST_BYTES = 600
@@ -77,16 +75,7 @@ class Access:
 
     async def run(self) -> None:
         """Until canceled. While SQL is away the keys stand as they were; no route that asks SQL answers then."""
-        failing = False
-        while True:
-            try:
-                await self.refresh()
-                failing = False
-            except Exception as error:
-                if not failing:
-                    log.warning("the keys cannot be read; the last ones stand", extra={"error": repr(error)[:500]})
-                failing = True
-            await asyncio.sleep(_EVERY_S)
+        await keep_fresh(self.refresh, "the keys")
 
     async def refresh(self) -> None:
         """Raises StorageUnavailable."""

@@ -4,21 +4,17 @@
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from api.problems import Problem
+from api.refreshing import keep_fresh
 from api.threads import PATIENCE_S, Threads
 from headway import broker
 from headway.errors import InputRefused, StorageUnavailable
 from headway.registry import Version
 from headway.signature import Checked, check
 from storage.models import Models
-
-log = logging.getLogger(__name__)
-
-_EVERY_S = 1.0
 
 
 class Target:
@@ -100,16 +96,7 @@ class Registry:
 
     async def run(self) -> None:
         """Until canceled."""
-        failing = False
-        while True:
-            try:
-                await self.refresh()
-                failing = False
-            except Exception as error:
-                if not failing:
-                    log.warning("the registry cannot be read; the last one stands", extra={"error": repr(error)[:500]})
-                failing = True
-            await asyncio.sleep(_EVERY_S)
+        await keep_fresh(self.refresh, "the registry")
 
     async def refresh(self) -> None:
         """Sees everything that was committed before the call; calls at the same time share a read.

@@ -1,0 +1,23 @@
+"""Views of SQL that are kept in memory and read anew every second."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+
+
+async def keep_fresh(refresh: Callable[[], Awaitable[None]], what: str) -> None:
+    """Until canceled. While `refresh` fails the last view stands; said once for each time it begins to fail."""
+    failing = False
+    while True:
+        try:
+            await refresh()
+            failing = False
+        except Exception as error:
+            if not failing:
+                log.warning("%s cannot be read; what was read last stands", what, extra={"error": repr(error)[:500]})
+            failing = True
+        await asyncio.sleep(_EVERY_S)
