@@ -39,8 +39,8 @@ def _create(path: str) -> Endpoint:
         path=path,
         body="CreateBody",
         answers="PredictionBody",
-        headers=["Prefer"],
-        problems=(*_SUBMISSION, "webhook_url_rejected"),
+        headers=["Prefer", "Idempotency-Key"],
+        problems=(*_SUBMISSION, "webhook_url_rejected", "idempotency_key_reused", "prediction_purged"),
     )
     return Endpoint("POST", path, predictions.create, operation, 202, scope="predict")
 
@@ -76,6 +76,7 @@ HOT = [
         predictions.read,
         "Read a prediction, or wait for it",
         "prediction_not_found",
+        "prediction_purged",
         "unavailable",
         answers="PredictionBody",
         headers=["Prefer", "If-None-Match"],
@@ -90,6 +91,7 @@ DATA = [
         webhooks.list_deliveries,
         "What was sent to a prediction's webhook",
         "prediction_not_found",
+        "prediction_purged",
         "unavailable",
     ),
     Endpoint(

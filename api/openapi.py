@@ -88,6 +88,13 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "`wait=N`: answer once it has ended, or after N seconds (60 at most).",
         "example": "wait=30",
     },
+    "Idempotency-Key": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "maxLength": 257},
+        "description": "1 to 255 printable characters. The same key with the same body names the same prediction.",
+    },
     "If-None-Match": {
         "name": "If-None-Match",
         "in": "header",

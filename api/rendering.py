@@ -32,7 +32,7 @@ def accepted(row: NewPrediction, position: int) -> Prediction:
         created_at=position,
         started_at=None,
         completed_at=None,
-        expires_at=row.expires_at,
+        expires_at=None if row.queue_timeout_us is None else position + row.queue_timeout_us,
         predict_us=None,
         batch_size=None,
         webhook_status=WebhookStatus.NONE if row.webhook is None else WebhookStatus.PENDING,

@@ -19,7 +19,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """Times in seconds; null until they are known."""
+    """Times in seconds; null until they are known. The queue's is counted anew from an explicit retry."""
 
     queue_seconds: float | None
     predict_seconds: float | None
@@ -103,7 +103,7 @@ def _metrics(row: Prediction) -> Metrics:
     if row.started_at is None:
         return _NOTHING_YET
     return Metrics(
-        queue_seconds=(row.started_at - row.created_at) / 1e6,
+        queue_seconds=(row.started_at - row.position) / 1e6,
         predict_seconds=None if row.predict_us is None else row.predict_us / 1e6,
         batch_size=row.batch_size,
     )
