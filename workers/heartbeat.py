@@ -33,14 +33,19 @@ class Heartbeat:
         predictions: Predictions,
         claims: Claims,
         publisher: Publisher,
+        look_for_cancels: Callable[[], None],
         served: Callable[[], Sequence[Served]],
     ) -> None:
-        """`served`: what each model version has ended here, for its placement."""
+        """`served`: what each model version has ended here, for its placement.
+
+        `look_for_cancels()`: lets go of what SQL says is being canceled; it may raise StorageUnavailable.
+        """
         self._worker_id = worker_id
         self._workers = workers
         self._predictions = predictions
         self._claims = claims
         self._publisher = publisher
+        self._look_for_cancels = look_for_cancels
         self._served = served
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -63,6 +68,7 @@ class Heartbeat:
                     os._exit(70)
                 if beats % _COMPARE_EVERY == 0:
                     self._give_back_unknown()
+                    self._look_for_cancels()
             except StorageUnavailable as error:
                 log.warning("sql is away, no beat: %s", error)
 

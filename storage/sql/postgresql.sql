@@ -145,6 +145,9 @@ UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, com
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
+-- canceling
+SELECT id::text, claim::text FROM predictions WHERE id = ANY(:ids::uuid[]) AND status = 2;
+
 -- progress
 -- What models said of items that they still run.
 WITH f AS MATERIALIZED (
