@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -69,8 +70,10 @@ class Executor:
         self._bell: tuple[int, int] | None = None  # a pipe that ends the wait of `hear`: (to read, to write)
         self._in_flight: deque[tuple[int, float]] = deque()  # (call id, when it was submitted)
         self._free_since = 0.0  # when the device sent its last reply
-        self._sending = threading.Lock()  # these two are held while the descriptors are in use:
-        self._receiving = threading.Lock()  # whoever closes them takes both
+        self._cancels: deque[bytes] = deque()  # frames that are to be sent as soon as nobody need wait for it
+        self._sending = threading.Lock()  # these three are held while the descriptors are in use:
+        self._receiving = threading.Lock()  # whoever closes them takes all
+        self._ringing = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -129,13 +132,16 @@ class Executor:
         self._send(frame)
 
     def cancel(self, call_id: int, ids: Sequence[str]) -> None:
-        """Nobody wants these items of a submitted call any more: what has not begun never does, the model may ask."""
-        with contextlib.suppress(DeviceLost):
-            self._send(frames.encode(frames.Cancel(call_id, list(ids))))
+        """Nobody wants these items of a submitted call any more: what has not begun never does, the model may ask.
+
+        Never blocks: a process that hangs does not read, and whoever calls this has others to look after.
+        """
+        self._cancels.append(frames.encode(frames.Cancel(call_id, list(ids))))
+        self._send_cancels()
 
     def wake(self) -> None:
         """Ends the wait of `hear`, now or the next one: whoever waits there has something new to wait for."""
-        with self._sending:
+        with self._ringing:
             if self._bell is not None:
                 with contextlib.suppress(BlockingIOError):  # full: it rings
                     os.write(self._bell[1], b"!")
@@ -187,6 +193,23 @@ class Executor:
                 self._connection.send_bytes(frame)
             except OSError as error:
                 raise DeviceLost(self._ending()) from error
+        self._send_cancels()
+
+    def _send_cancels(self) -> None:
+        """Whoever holds the lock comes by here once it is free, so none is left behind."""
+        while self._cancels and self._sending.acquire(blocking=False):
+            try:
+                if self._connection is None or not self._writable(self._connection):
+                    return
+                with contextlib.suppress(OSError, IndexError):
+                    self._connection.send_bytes(self._cancels.popleft())
+            finally:
+                self._sending.release()
+
+    def _writable(self, connection: Connection) -> bool:
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def _readable(self, timeout_s: float) -> bool:
         """Whether a frame, or the end, is there within this time, or until the bell rings.
@@ -253,7 +276,7 @@ class Executor:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits on it
             self._socket.close()
-        with self._sending, self._receiving:
+        with self._sending, self._receiving, self._ringing:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
