@@ -1,11 +1,12 @@
 """The last progress of what runs, on its way to SQL.
 
 Once a second at most, all of it in one transaction that need not survive a crash: whoever polls sees how far a
-prediction is; whoever wants each step listens to its events.
+prediction is; whoever wants each step listens to its events. What ends within that second costs nothing.
 """
 
 import logging
 import threading
+from collections.abc import Iterable
 
 from headway.errors import StorageUnavailable
 from storage.predictions import Predictions
@@ -41,8 +42,15 @@ class Progress:
             self._last[id_] = (claim, json)
         self._something.set()
 
+    def forget(self, ids: Iterable[str]) -> None:
+        """These are about to end: what they last said is of no use any more."""
+        if self._last:
+            with self._lock:
+                for id_ in ids:
+                    self._last.pop(id_, None)
+
     def _run(self) -> None:
-        while self._something.wait() and not self._stopping.is_set():
+        while self._something.wait() and not self._stopping.wait(_EVERY_S):
             self._something.clear()
             with self._lock:
                 last, self._last = self._last, {}
@@ -50,4 +58,3 @@ class Progress:
                 self._predictions.progress([(id_, claim, json) for id_, (claim, json) in last.items()])
             except StorageUnavailable as error:
                 log.debug("sql is away, a progress is not written: %s", error)
-            self._stopping.wait(_EVERY_S)

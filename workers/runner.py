@@ -416,6 +416,7 @@ class Runner:
             for claim, part in parted.items()
         ]
         ids = [one.id for one in outcomes]
+        self._progress.forget(ids)
 
         def done(ended: dict[str, Ended]) -> None:
             self._window.forget(ids)

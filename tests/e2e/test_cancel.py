@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import redis
@@ -18,6 +20,7 @@ import redis
 from headway import broker, notices, reports, states
 from headway.clock import now_us
 from headway.errors import ItemCode
+from headway.running import RunningHeadway
 from headway.states import Status
 from headway.testing import new_prediction, wait_until
 from headway.types import Hint, Prediction
@@ -62,6 +65,19 @@ class Talkative(Model):
                 item.emit({"word": word})
                 item.progress(number / len(words), word)
         return [" ".join(words) for words in inputs]
+"""
+
+PATIENT = """
+import threading
+from headway import Model
+
+class Patient(Model):
+    def predict(self, inputs, context):
+        for item in context.items:
+            item.progress(0.25, "a quarter")
+            while not item.canceled():
+                threading.Event().wait(0.01)
+        return inputs
 """
 
 STORMY = """
@@ -263,6 +279,31 @@ def test_what_a_model_reports_is_in_redis_before_the_end_is_told_and_its_progres
         last = [report for report in said if report.kind == "progress"][-1]
         assert msgspec.json.decode(last.data) == {"fraction": 1.0, "message": sent[-1]}
         assert 0 < worker.redis.ttl(reports.key(id_)) <= reports.KEPT_S
+
+
+def test_over_http_a_client_sees_how_far_it_is_and_stops_it(tmp_path: Path) -> None:
+    version = tmp_path / "models" / "patient" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(PATIENT)
+    with RunningHeadway(tmp_path) as headway, httpx.Client(base_url=headway.data_url, timeout=60) as client:
+        accepted = client.post("/v1/models/patient/predictions", json={"input": 1})
+        urls = accepted.json()["urls"]
+        shown = wait_until(lambda: client.get(urls["get"]).json()["progress"], 30, "a progress")
+        assert shown == {"fraction": 0.25, "message": "a quarter"}
+        began = time.monotonic()
+        answer = client.post(urls["cancel"])
+        assert (answer.status_code, answer.json()["status"]) == (202, "canceling")
+        ended = client.get(urls["get"], headers={"Prefer": "wait=30"}).json()
+        print(f"canceled after {time.monotonic() - began:.2f} s")
+        assert (ended["status"], ended["error"], ended["output"]) == ("canceled", None, None)
+        assert time.monotonic() - began < 2
+        assert client.post(urls["cancel"]).status_code == 200
+        limited = client.post(
+            "/v1/models/patient/predictions",
+            json={"input": 1, "execution_timeout_seconds": 0.3},
+            headers={"Prefer": "wait=30"},
+        ).json()
+        assert (limited["status"], limited["error"]["code"]) == ("failed", "execution_timeout")
 
 
 def test_a_thousand_cancels_among_five_thousand_end_every_prediction_once_and_none_runs_after_its_cancel(
