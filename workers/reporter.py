@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -49,13 +50,15 @@ class Reporter:
     def reply(self, reply: frames.Reply) -> None:
         """After everything that was said in the call. Raises OSError when the worker has gone."""
         with self._sending:
-            with self._changed:
-                self._release(math.inf)
-                said = self._take()
-                self._next.clear()
-            if said is not None:
+            if self._thread is not None and (said := self._last_words()) is not None:
                 self._connection.send_bytes(frames.encode(said))
             self._connection.send_bytes(frames.encode(reply))
+
+    def _last_words(self) -> frames.Said | None:
+        with self._changed:
+            self._release(math.inf)
+            self._next.clear()
+            return self._take()
 
     # ── under the condition, by the listeners of a call ───────────────────────────────────────────────────────
 
@@ -154,10 +157,7 @@ class Hearing:
         self.canceled: set[str] = set()  # the receiving thread adds
         self.heeded: set[str] = set()  # of those, the ones of which the model was told
         self.reporter = reporter
-        self._count: dict[str, int] = defaultdict(int)
-        self._bytes: dict[str, int] = defaultdict(int)
-        self._full: set[str] = set()
-        self._emitted: dict[str, list[int]] = defaultdict(list)  # hashes, in order
+        self._emitted: dict[str, _Emitted] = {}
 
     def is_canceled(self, id_: str) -> bool:
         return id_ in self.canceled
@@ -168,28 +168,36 @@ class Hearing:
             return list(settled)
         return [Outcome(id=one.id, canceled=True) if one.id in self.heeded else one for one in settled]
 
-    # ── under the reporter's condition ────────────────────────────────────────────────────────────────────────
+    def take(self, id_: str, at: int, json: bytes) -> bool:
+        """Whether a partial output, the item's number `at` in this part, is to be passed on. Under the condition.
 
-    def fits(self, id_: str, json: bytes) -> bool:
-        """Counts a partial output in, unless the item has emitted too much already."""
-        fits = self._count[id_] < reports.MOST and self._bytes[id_] + len(json) <= reports.MOST_BYTES
-        if fits:
-            self._count[id_] += 1
-            self._bytes[id_] += len(json)
-        elif id_ not in self._full:
-            self._full.add(id_)
-            logger.warning("prediction %s emits too much: nothing more of it is passed on", id_)
-        return fits
-
-    def repeats(self, id_: str, at: int, json: bytes) -> bool:
-        """Whether an earlier run of the item, in a larger part of the call, has emitted just this at this place."""
-        emitted = self._emitted[id_]
+        It is not if an earlier run of the item, in a larger part of the call, has emitted just this at this place, nor
+        if the item has emitted too much already.
+        """
+        emitted = self._emitted.setdefault(id_, _Emitted())
         told = hash(json)
-        if at < len(emitted) and emitted[at] == told:
-            return True
-        del emitted[at:]
-        emitted.append(told)
-        return False
+        if at < len(emitted.hashes) and emitted.hashes[at] == told:
+            return False
+        del emitted.hashes[at:]
+        if emitted.count >= reports.MOST or emitted.bytes + len(json) > reports.MOST_BYTES:
+            if not emitted.full:
+                logger.warning("prediction %s emits too much: nothing more of it is passed on", id_)
+            emitted.full = True
+            return False
+        emitted.hashes.append(told)
+        emitted.count += 1
+        emitted.bytes += len(json)
+        return True
+
+
+@dataclass(slots=True)
+class _Emitted:
+    """What an item has emitted in a call."""
+
+    hashes: list[int] = field(default_factory=list)  # in order, those of the last run
+    count: int = 0
+    bytes: int = 0
+    full: bool = False
 
 
 class Part:
@@ -235,5 +243,5 @@ class Part:
             self._reporter.wait_for_room()
             at = self._emitted[id_]
             self._emitted[id_] = at + 1
-            if not self._over and not self._hearing.repeats(id_, at, json) and self._hearing.fits(id_, json):
+            if not self._over and self._hearing.take(id_, at, json):
                 self._reporter.say(self._hearing.call_id, id_, "output", json)

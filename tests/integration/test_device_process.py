@@ -302,6 +302,7 @@ def test_an_item_that_is_canceled_before_its_call_begins_is_not_computed(serve: 
     executor.load()
     asked(executor, "deaf", call_id=1)
     asked(executor, ["emit", "computed"], "b", call_id=2)
+    assert isinstance(executor.hear(30), Said)  # the first has begun
     executor.cancel(2, ["id-0"])
     executor.cancel(1, ["id-0"])  # it does not ask, so its answer counts
     _, (deaf,) = heard(executor)
