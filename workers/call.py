@@ -26,7 +26,11 @@ class Call:
     sent: bool = False  # the device process has it
     #: Since when (monotonic) it holds what nobody wants. None: all of it is wanted.
     unwanted_since: float | None = None
-    _numbers: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _limited: bool = field(init=False)  # whether any row has a limit of its own: hardly ever
+    _numbers: dict[str, int] = field(default_factory=lambda: defaultdict(int), init=False)
+
+    def __post_init__(self) -> None:
+        self._limited = any(row.execution_timeout_us is not None for row in self.rows)
 
     @property
     def alone(self) -> bool:
@@ -38,11 +42,15 @@ class Call:
 
     def next_limit_s(self) -> float | None:
         """Seconds from its beginning to when the time of a row is up."""
+        if not self._limited:
+            return None
         limits = [row.execution_timeout_us for row in self.rows if row.execution_timeout_us is not None]
         return min(limits) / 1e6 if limits else None
 
     def late(self, ran_s: float) -> list[Outcome]:
         """Failures of the rows whose own time is up."""
+        if not self._limited:
+            return []
         return [
             Outcome(
                 id=row.id,

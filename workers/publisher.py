@@ -68,7 +68,9 @@ class Publisher:
             self._put(("rpush", line, messages[::-1]))
 
     def reports(self, said: dict[str, list[Report]]) -> None:
-        """Prediction id → what its model has just reported of it, in order."""
+        """Prediction id → what its model has just reported of it, in order. Dropped at once while Redis is away."""
+        if self._away and not self._commands.empty():
+            return  # nothing of this may crowd out hints and notices
         encoded = {id_: [reports.encode(report) for report in some] for id_, some in said.items()}
         size = _size(encoded)
         with self._reports_lock:

@@ -29,7 +29,7 @@ _FRAME_S = 0.01
 #: Between two progress reports of one item.
 _PROGRESS_S = 0.05
 #: Bytes that wait to be sent; beyond that the model's thread waits, too.
-_MOST_WAITING = 8 * 1024 * 1024
+_MOST_WAITING = 1024 * 1024
 
 
 class Reporter:
