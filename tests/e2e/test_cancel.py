@@ -105,6 +105,7 @@ class Running:
     folder: Path
     log: Path
     process: "subprocess.Popen[bytes]"
+    database: Database
     predictions: Predictions
     redis: "redis.Redis"
 
@@ -148,6 +149,12 @@ class Running:
         except TimeoutError as error:
             raise AssertionError(self.log.read_text()[-4000:]) from error
 
+    def blame(self, ids: Sequence[str]) -> set[tuple[int, int]]:
+        """What the rows are held to account for: (charged, losses)."""
+        with self.database.read() as connection:
+            rows = connection.exec_driver_sql("SELECT id, charged, losses FROM predictions").all()
+        return {(charged, losses) for id_, charged, losses in rows if str(id_) in ids}
+
     def running(self, id_: str, for_s: float) -> None:
         def ran() -> bool:
             (row,) = self.read([id_])
@@ -179,7 +186,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator
             [sys.executable, "-m", "launch", "worker", "--device", "cpu"], env=environ, stderr=stderr
         )
         try:
-            yield Running(folder, log, process, Predictions(database), client)
+            yield Running(folder, log, process, database, Predictions(database), client)
         finally:
             process.terminate()
             process.wait(20)
@@ -189,7 +196,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator
 def test_a_cancel_of_a_minute_frees_the_device_in_two_seconds_and_its_mates_succeed(worker: Running) -> None:
     ids = worker.submit("deaf", 0, 60, 0, 0)
     sleeper = ids[1]
-    worker.running(sleeper, for_s=5)  # longer than a reload takes, be the machine ever so busy
+    worker.running(sleeper, for_s=8)  # longer than a reload takes, be the machine ever so busy
     began = now_us()
     assert worker.cancel(sleeper) is Status.CANCELING
     (row,) = worker.ended([sleeper])
@@ -200,6 +207,7 @@ def test_a_cancel_of_a_minute_frees_the_device_in_two_seconds_and_its_mates_succ
     mates = worker.ended([id_ for id_ in ids if id_ != sleeper])
     assert {mate.status for mate in mates} == {Status.SUCCEEDED}
     assert {mate.attempt for mate in mates} == {2}
+    assert worker.blame(ids) == {(0, 0)}
 
 
 def test_a_model_that_asks_lets_go_at_once_and_nothing_is_run_again(worker: Running) -> None:
