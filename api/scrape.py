@@ -20,7 +20,7 @@ from headway.errors import StorageUnavailable
 from headway.registry import Version
 from storage.predictions import Backlog
 
-#: A million queued rows are counted in less.
+#: A few deep lines, counted as far as they are, take less.
 _PATIENCE_S = 5.0
 
 #: The priorities that share a line.

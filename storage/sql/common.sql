@@ -117,9 +117,10 @@ WHERE receiver IS NOT NULL
     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.state = 0 AND d.receiver = r.receiver AND d.due_at <= :now);
 
 -- record_delivery
--- What came of an attempt, unless another has begun meanwhile.
+-- What came of an attempt, unless another has begun meanwhile. Not `state = 0`: a planner that believes few to be pending
+-- would walk the index of all that are.
 UPDATE deliveries SET state = :state, leased = NULL, due_at = :now + :delay, log = :log
-WHERE id = :id AND attempts = :attempts AND state = 0;
+WHERE id = :id AND attempts = :attempts AND state < 1;
 
 -- redeliver
 -- At once, and the schedule from its beginning; one that is under way is left alone.

@@ -51,17 +51,18 @@ FROM claims c JOIN predictions p ON p.id = ANY(c.ids) AND p.claim = c.id AND p.s
 WHERE c.id = :claim::uuid;
 
 -- finish
--- One transaction for the results of several claims, in the order of the rows' ids whatever claim they belong to.
-WITH f AS MATERIALIZED (
-    SELECT p.id, r.status, r.error_code, r.error_message, r.predict_us, r.batch_size, r.output
-    FROM ROWS FROM (
+-- One transaction for the results of several claims, in the order of the rows' ids whatever claim they belong to. Each
+-- row is looked up by its key: a join may be planned as a walk over the whole table while that is small, and a plan is kept.
+WITH r AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (
         json_to_recordset(:rows::json) AS (id uuid, claim uuid, status smallint, error_code text, error_message text,
             predict_us bigint, batch_size integer),
         unnest(:outputs::bytea[]))
-    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output)
-    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
-    WHERE p.status IN (1, 2)
-    ORDER BY p.id FOR NO KEY UPDATE OF p),
+    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output) ORDER BY id),
+f AS MATERIALIZED (
+    SELECT r.* FROM r CROSS JOIN LATERAL (
+        SELECT FROM predictions p WHERE p.id = r.id AND p.claim = r.claim AND p.status IN (1, 2)
+        FOR NO KEY UPDATE) locked),
 d AS (
     DELETE FROM claims WHERE id = ANY(:claims::uuid[]))
 UPDATE predictions p SET status = f.status, failed = CASE WHEN f.status = 4 THEN true END, revision = revision + 1,
@@ -84,15 +85,17 @@ WHERE p.status IN (3, 4);
 
 -- give_back
 -- Back to its place in the line; canceled if that was asked for; failed if its last chance is used up.
-WITH f AS MATERIALIZED (
-    SELECT p.id,
+WITH r AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, losses integer, lost integer, charge integer,
+        code text, message text) ORDER BY id),
+f AS MATERIALIZED (
+    SELECT r.id,
         CASE WHEN p.status = 2 THEN 5 WHEN r.charge = 1 AND p.charged + 1 >= p.max_attempts THEN 4 ELSE 0 END AS next,
         greatest(p.losses + r.lost, r.losses) AS losses, p.charged + r.charge AS charged, r.code, r.message
-    FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, losses integer, lost integer, charge integer,
-        code text, message text)
-    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
-    WHERE p.status IN (1, 2)
-    ORDER BY p.id FOR NO KEY UPDATE OF p SKIP LOCKED)
+    FROM r CROSS JOIN LATERAL (
+        SELECT status, losses, charged, max_attempts FROM predictions
+        WHERE id = r.id AND claim = r.claim AND status IN (1, 2)
+        FOR NO KEY UPDATE SKIP LOCKED) p)
 UPDATE predictions p SET status = f.next, revision = revision + 1, losses = f.losses, charged = f.charged,
     queued = CASE WHEN f.next = 0 THEN true END,
     failed = CASE WHEN f.next = 4 THEN true END,
@@ -166,7 +169,11 @@ WHERE queued AND line = :line AND position < :before AND (expires_at IS NULL OR 
 ORDER BY position, predictions.id LIMIT :limit;
 
 -- backlog
-SELECT line, count(*), min(position) FROM predictions WHERE queued AND line = ANY(:lines::text[]) GROUP BY line;
+-- Counted so far and no further: a deep line costs no more than a busy one.
+SELECT l.line,
+    (SELECT count(*) FROM (SELECT FROM predictions p WHERE p.queued AND p.line = l.line LIMIT :at_most) q),
+    (SELECT min(p.position) FROM predictions p WHERE p.queued AND p.line = l.line)
+FROM unnest(:lines::text[]) l (line);
 
 -- now
 SELECT :now;

@@ -148,9 +148,11 @@ SELECT json_group_array(json_array(priority, id, size, shape, position)) FROM (
     ORDER BY position, id LIMIT :limit);
 
 -- backlog
-SELECT line, count(*), min(position) FROM predictions
-WHERE queued AND line IN (SELECT value FROM json_each(:lines))
-GROUP BY line;
+-- Counted so far and no further: a deep line costs no more than a busy one.
+SELECT l.value,
+    (SELECT count(*) FROM (SELECT 1 FROM predictions WHERE queued AND line = l.value LIMIT :at_most)),
+    (SELECT min(position) FROM predictions WHERE queued AND line = l.value)
+FROM json_each(:lines) l;
 
 -- lease_deliveries
 -- The longest due of one receiver. They are due again when the lease ends, should their deliverer be gone by then.
