@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 from bench.history import MODEL, PRIORITY, RECEIVER, VERSION
 from headway import broker
 from headway.clock import new_id, now_us
+from headway.errors import ItemCode, ItemError
+from headway.states import Status
 from headway.testing import new_prediction
 from headway.types import Outcome
 from headway.webhooks import WebhookStatus
@@ -33,11 +35,11 @@ class Observer(Protocol):
 class Verbs:
     """Of one database, with a live worker."""
 
-    def __init__(self, database: Database, began: int, *, counted: int) -> None:
-        """`began`: before all that is stored, µs; `counted`: how far the backlog is."""
+    def __init__(self, database: Database, began: int, *, bound: int) -> None:
+        """`began`: before all that is stored, µs; `bound`: the rows to which verbs are held that would look at all."""
         self.database = database
         self._began = began
-        self._counted = counted
+        self._bound = bound
         self._predictions = Predictions(database)
         self._workers = Workers(database)
         self._deliveries = Deliveries(database)
@@ -52,7 +54,7 @@ class Verbs:
         `old`: ids of stored rows, of which some are read.
         """
         predictions, workers, deliveries = self._predictions, self._workers, self._deliveries
-        rows = [new_prediction(line=self._line, size=120, body=_BODY) for _ in range(GROUP)]
+        rows = [new_prediction(line=self._line, size=120, body=_BODY, **_key(n)) for n in range(GROUP)]
         seen("insert 64", lambda: predictions.insert(rows))
         workers.beats()  # SQLite drops what it had cached: that was the round before
         oldest = seen("oldest_queued 64", lambda: predictions.oldest_queued(self._line, GROUP))
@@ -60,6 +62,10 @@ class Verbs:
         seen("read 1", lambda: predictions.read(ids[:1]))
         seen("read 64", lambda: predictions.read(ids))
         seen("read_input", lambda: predictions.read_input(ids[0], "default"))
+
+        key = rows[0].idempotency_key
+        assert key
+        assert seen("holder", lambda: predictions.holder("default", key, "")) is not None
 
         claim = new_id()
         lines = broker.lines(MODEL, VERSION)
@@ -71,14 +77,22 @@ class Verbs:
         seen("beats", workers.beats)
         seen("claims of a worker", lambda: workers.claims("w1"))
         seen("give_back_dead, none", predictions.give_back_dead)
-        outcomes = [Outcome(id=id_, output=b'{"label": 7}', predict_us=900, batch_size=GROUP) for id_ in ids]
+        seen("progress 64", lambda: predictions.progress([(id_, claim, b'{"fraction":0.5}') for id_ in ids]))
+        outcomes = [_outcome(n, id_) for n, id_ in enumerate(ids)]
         ended = seen("finish 64", lambda: predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=True)]))
         assert len(ended) == GROUP
+
+        seen("list 20", lambda: predictions.page("default"))
+        seen("list 20 failed", lambda: predictions.page("default", status=Status.FAILED))
 
         others = [new_prediction(line=self._low, priority=9, **_webhook(n)) for n in range(GROUP)]
         predictions.insert(others)
         canceled = seen("cancel_queued 64", lambda: predictions.cancel_queued([row.id for row in others], "default"))
         assert len(canceled) == GROUP
+        one = others[1].id
+        assert seen("retry 1", lambda: predictions.retry(one, "default"))[0]
+        assert seen("cancel 1", lambda: predictions.cancel(one, "default"))[0]
+        assert seen("delete 1", lambda: predictions.delete(one, "default"))[0]
         seen("expire, none due", predictions.expire)
         seen("purge, none old", lambda: predictions.purge(self._began))
         seen("forget_dead, none", workers.forget_dead)
@@ -92,7 +106,18 @@ class Verbs:
         seen("deliveries of one", lambda: deliveries.of(others[0].id, "default"))
         scattered = random.sample(old, GROUP) if old else ids
         seen("read 64, scattered", lambda: predictions.read(scattered))
-        seen("backlog", lambda: predictions.backlog(self._lines, at_most=self._counted))
+        seen("backlog", lambda: predictions.backlog(self._lines, at_most=self._bound))
+        seen("list 20, no match", lambda: predictions.page("default", model="nobody", scan=self._bound))
+
+
+def _outcome(n: int, id_: str) -> Outcome:
+    if n % 3 == 0:
+        return Outcome(id=id_, error=ItemError(ItemCode.MODEL_ERROR, "ValueError: not a digit"))
+    return Outcome(id=id_, output=b'{"label": 7}', predict_us=900, batch_size=GROUP)
+
+
+def _key(n: int) -> dict[str, Any]:
+    return {"idempotency_key": new_id(), "idempotency_digest": "0" * 64} if n % 8 == 0 else {}
 
 
 def _webhook(n: int) -> dict[str, Any]:
