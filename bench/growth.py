@@ -97,7 +97,8 @@ def measure(new_url: Callable[[], str], steps: Sequence[tuple[int, int]], rounds
             full.round(unseen)
         for stored, queued in steps:
             started = time.monotonic()
-            history.grow(stored=stored, queued=queued)
+            with hurry(url):
+                history.grow(stored=stored, queued=queued)
             console.print(f"{stored:,} stored, {queued:,} queued: loaded in {time.monotonic() - started:.0f} s")
             old = history.scattered_ids(4000)
             for condition in conditions(url):
@@ -135,11 +136,33 @@ class Stopwatch:
         return answer
 
 
+@contextlib.contextmanager
+def hurry(url: str) -> Iterator[None]:
+    """PostgreSQL does not wait for the disk meanwhile."""
+    if url.startswith("sqlite"):
+        yield
+        return
+
+    def wait_for_disk(value: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET fsync = {value}")
+            connection.execute(f"ALTER SYSTEM SET full_page_writes = {value}")
+            connection.execute("SELECT pg_reload_conf()")
+
+    wait_for_disk("off")
+    try:
+        yield
+    finally:
+        wait_for_disk("on")
+
+
 def conditions(url: str) -> Iterator[str]:
     """Brings about each condition of a database that has grown, and says which it is."""
     if url.startswith("sqlite"):
         yield "as it is"
         return
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
     yield "not analyzed"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")

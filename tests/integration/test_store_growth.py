@@ -144,7 +144,12 @@ def _watch_postgresql(url: str, seen: Seen) -> Iterator[str]:
     options = " ".join(
         [str(parsed.query.get("options", "")), *(f"-c {name}={value}" for name, value in settings.items())]
     )
-    with _listening("connect", lambda connection, _record: connection.add_notice_handler(noticed)):
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.prepare_threshold = 0  # at its first execution and not at its sixth
+        connection.add_notice_handler(noticed)
+
+    with _listening("connect", connected):
         yield parsed.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
