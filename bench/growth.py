@@ -26,7 +26,7 @@ from bench.verbs import Verbs
 from headway.clock import new_id, now_us
 from storage.engine import Database
 from storage.migrate import upgrade
-from storage.predictions import COUNTED_AT_MOST
+from storage.predictions import COUNTED_AT_MOST, SCANNED_AT_MOST
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def measure(new_url: Callable[[], str], steps: Sequence[tuple[int, int]], rounds
     url = new_url()
     with migrated(url) as database, contextlib.closing(Database.open(url)) as loader:
         history = History(loader, now_ms=now_us() // 1000, stored=steps[-1][0], queued=steps[-1][1])
-        full = Verbs(database, history.began, bound=COUNTED_AT_MOST)
+        full = Verbs(database, history.began, counted=COUNTED_AT_MOST, scanned=SCANNED_AT_MOST)
         for _ in range(WARM_UP):  # plans are made while the tables are as good as empty, and kept
             full.round(unseen)
         for stored, queued in steps:
@@ -103,7 +103,7 @@ def measure(new_url: Callable[[], str], steps: Sequence[tuple[int, int]], rounds
             old = history.scattered_ids(4000)
             for condition in conditions(url):
                 with migrated(new_url()) as other:
-                    empty = Verbs(other, history.began, bound=COUNTED_AT_MOST)
+                    empty = Verbs(other, history.began, counted=COUNTED_AT_MOST, scanned=SCANNED_AT_MOST)
                     for _ in range(WARM_UP):
                         empty.round(unseen)
                         full.round(unseen, old)

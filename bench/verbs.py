@@ -35,11 +35,12 @@ class Observer(Protocol):
 class Verbs:
     """Of one database, with a live worker."""
 
-    def __init__(self, database: Database, began: int, *, bound: int) -> None:
-        """`began`: before all that is stored, µs; `bound`: the rows to which verbs are held that would look at all."""
+    def __init__(self, database: Database, began: int, *, counted: int, scanned: int) -> None:
+        """`began`: before all that is stored, µs. `counted`, `scanned`: where the backlog and a page of a list stop."""
         self.database = database
         self._began = began
-        self._bound = bound
+        self._counted = counted
+        self._scanned = scanned
         self._predictions = Predictions(database)
         self._workers = Workers(database)
         self._deliveries = Deliveries(database)
@@ -106,8 +107,8 @@ class Verbs:
         seen("deliveries of one", lambda: deliveries.of(others[0].id, "default"))
         scattered = random.sample(old, GROUP) if old else ids
         seen("read 64, scattered", lambda: predictions.read(scattered))
-        seen("backlog", lambda: predictions.backlog(self._lines, at_most=self._bound))
-        seen("list 20, no match", lambda: predictions.page("default", model="nobody", scan=self._bound))
+        seen("backlog", lambda: predictions.backlog(self._lines, at_most=self._counted))
+        seen("list 20, no match", lambda: predictions.page("default", model="nobody", scan=self._scanned))
 
 
 def _outcome(n: int, id_: str) -> Outcome:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: Queued rows of one line that are counted: 30 ms, where a million would be a third of a second and more.
 COUNTED_AT_MOST = 100_000
+#: Rows that a page of a list looks at.
+SCANNED_AT_MOST = 10_000
 
 _FOREVER = (1 << 63) - 1
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
@@ -552,7 +554,7 @@ class Predictions:
         version: str | None = None,
         after: str | None = None,
         limit: int = 20,
-        scan: int = 10_000,
+        scan: int = SCANNED_AT_MOST,
     ) -> Page:
         """A tenant's predictions older than `after`, without outputs.
 

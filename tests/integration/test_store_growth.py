@@ -169,7 +169,7 @@ def growing(full_url: str, empty_url: str) -> Iterator[tuple[History, Seen]]:
     with contextlib.closing(Database.open(full_url)) as database:
         history = History(database, now_ms=now_us() // 1000, stored=STORED, queued=QUEUED)
         with watched(empty_url, empty) as other:
-            Verbs(other, history.began, bound=BOUND).round(empty)
+            Verbs(other, history.began, counted=BOUND, scanned=BOUND).round(empty)
         a_row = 10 if database.dialect == "sqlite" else 1
         empty.work["backlog"] += 4 * BOUND * a_row  # four lines fill
         empty.work["list 20, no match"] += 2 * BOUND * a_row  # looked at, and to find where the next page begins
@@ -200,7 +200,7 @@ def test_on_sqlite_no_verb_does_more_work_when_much_is_stored(sqlite_url: str, t
                 connection.exec_driver_sql("ANALYZE")
         seen = Seen()
         with watched(sqlite_url, seen) as database:
-            verbs = Verbs(database, history.began, bound=BOUND)
+            verbs = Verbs(database, history.began, counted=BOUND, scanned=BOUND)
             verbs.round(seen)  # a connection's first statements read the schema
             check(verbs, history, seen, empty)
 
@@ -224,7 +224,7 @@ def test_on_postgresql_no_verb_does_more_work_when_much_is_stored(
     ):
         for table in LARGE:
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
-        verbs = Verbs(database, history.began, bound=BOUND)
+        verbs = Verbs(database, history.began, counted=BOUND, scanned=BOUND)
 
         verbs.round(seen)  # plans made while it is empty are kept while it fills
         history.grow(stored=STORED // 2, queued=QUEUED // 2)
