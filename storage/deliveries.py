@@ -5,7 +5,7 @@ durable: what was written before one is on disk with it, so no receiver hears of
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,16 @@ class Deliveries:
             return [_leased(row) for row in rows]
 
         return self._database.retrying(once)
+
+    def renew(self, attempts: Mapping[str, int], lease_s: float) -> None:
+        """Leases that go on: id → attempts, as leased. Forgotten by a crash, they are only sent again."""
+        rows = msgspec.json.encode([{"id": id_, "attempts": count} for id_, count in attempts.items()]).decode()
+
+        def once() -> None:
+            with self._database.write_once(durable=False) as connection:
+                self._database.run(connection, "renew_deliveries", rows=rows, lease=int(lease_s * 1e6))
+
+        self._database.retrying(once)
 
     def record(self, results: Sequence[Result]) -> None:
         """One durable transaction. Whatever was leased again meanwhile stays as it is."""

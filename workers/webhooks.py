@@ -1,7 +1,8 @@
 """Sends webhooks: `Deliverer.run` in a thread of the utility worker, any number of them at once.
 
 At least once, under one id: a delivery is leased before it is sent and its result written after, and when this process
-dies in between it is sent again. A receiver has as many sends under way as it has earned by answering well; a slow or
+dies in between it is sent again. The lease is short, and renewed while a slow receiver thinks: what a lost deliverer
+held is sent by another soon. A receiver has as many sends under way as it has earned by answering well; a slow or
 dead one has few, waits for itself alone, and all such together take at most half of what there is.
 """
 
@@ -35,7 +36,10 @@ from storage.deliveries import Attempt, Deliveries, Leased, Result, Secrets
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20.0
-#: What a lease lasts beyond the timeout: time to write the result.
+#: A lease lasts so long, and is renewed so often while it is needed.
+_LEASE_S = 10.0
+_RENEW_S = 3.0
+#: How long a result is tried to be written.
 _MARGIN_S = 5.0
 _POLL_S = 0.2
 #: Sends under way, altogether and by receivers that have not earned more than the least.
@@ -81,6 +85,7 @@ class Deliverer:
         self._tls = tls
         self._earned: dict[str, int] = {}  # receiver → sends it may have under way, where it is not _FIRST
         self._under_way: Counter[str] = Counter()
+        self._leases: dict[str, int] = {}  # delivery → attempts, until its result is written
         self._keys: dict[str, tuple[float, list[str]]] = {}  # tenant → (when it was read, secrets)
 
     def run(self, stopping: threading.Event) -> None:
@@ -94,6 +99,7 @@ class Deliverer:
         self._results: asyncio.Queue[Result | None] = asyncio.Queue()
         self._freed = asyncio.Event()
         recorder = asyncio.create_task(self._record())
+        renewer = asyncio.create_task(self._renew())
         sends: set[asyncio.Task[None]] = set()
         async with self._pool(secure=True) as https, self._pool(secure=False) as http:
             while not stopping.is_set():
@@ -111,6 +117,7 @@ class Deliverer:
                     task.cancel()
         self._results.put_nowait(None)
         await recorder
+        renewer.cancel()
         self._sql.shutdown()
 
     def _pool(self, *, secure: bool) -> httpcore.AsyncConnectionPool:
@@ -128,8 +135,8 @@ class Deliverer:
         try:
             for receiver in await self._in_sql(self._deliveries.due_receivers):
                 if (room := self._room(receiver)) > 0:
-                    lease_s = self._timeout_s + _MARGIN_S
-                    taken = await self._in_sql(functools.partial(self._deliveries.lease, receiver, room, lease_s))
+                    taken = await self._in_sql(functools.partial(self._deliveries.lease, receiver, room, _LEASE_S))
+                    self._leases |= {one.id: one.attempts for one in taken}
                     self._under_way[receiver] += len(taken)
                     leased += taken
         except StorageUnavailable as error:
@@ -249,6 +256,21 @@ class Deliverer:
                         log.warning("results of webhooks are lost, they will be sent again: %s", error)
                         break
                     await asyncio.sleep(0.1)
+            for result in results:
+                if self._leases.get(result.leased.id) == result.leased.attempts:
+                    del self._leases[result.leased.id]
+
+    async def _renew(self) -> None:
+        """What is under way for long; most is over before it comes to that."""
+        before: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(_RENEW_S)
+            if long := dict(before.items() & self._leases.items()):
+                try:
+                    await self._in_sql(lambda long=long: self._deliveries.renew(long, _LEASE_S))  # type: ignore[misc]
+                except StorageUnavailable as error:
+                    log.debug("sql is away, leases of webhooks run on: %s", error)
+            before = dict(self._leases)
 
     async def _in_sql(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sql, call)

@@ -180,6 +180,12 @@ UPDATE deliveries SET leased = true, attempts = attempts + 1, step = step + 1, d
 FROM d WHERE deliveries.id = d.id
 RETURNING deliveries.id, tenant_id, event, url, receiver, at, attempts, step, log, record, output;
 
+-- renew_deliveries
+-- Those that are still being sent, in the same attempt.
+UPDATE deliveries SET due_at = :now + :lease
+FROM json_to_recordset(:rows::json) AS r (id text, attempts integer)
+WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND state = 0 AND leased;
+
 -- lock_predictions
 -- Predictions before deliveries, and in the order of their ids: nobody who ends several deadlocks.
 SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) ORDER BY id FOR NO KEY UPDATE;

@@ -159,6 +159,12 @@ WHERE id IN (
     SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now ORDER BY due_at LIMIT :limit)
 RETURNING id, tenant_id, event, url, receiver, at, attempts, step, log, record, output;
 
+-- renew_deliveries
+-- Those that are still being sent, in the same attempt.
+UPDATE deliveries SET due_at = :now + :lease
+FROM json_each(:rows) r
+WHERE deliveries.id = r.value ->> 'id' AND attempts = r.value ->> 'attempts' AND state = 0 AND leased;
+
 -- note_webhooks
 -- What a prediction's receiver was told, once it is owed nothing more.
 UPDATE predictions SET revision = revision + 1, webhook_status = d.status

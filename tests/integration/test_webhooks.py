@@ -1,12 +1,9 @@
 """Webhooks from the row that owes them to a real receiver, the same on both stores."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,71 +15,12 @@ from headway.errors import ItemCode, ItemError
 from headway.testing import wait_until
 from headway.types import Outcome
 from headway.webhooks import Events, WebhookStatus, WebhookVerificationError, verify
-from storage.deliveries import Deliveries, Secrets
+from storage.deliveries import Attempt, Deliveries, Result, Secrets
 from storage.predictions import Finished, Returned
+from tests.receiver import Answer, Received, Receiver
 from workers.webhooks import Deliverer
 
 LOOPBACK = Egress(networks("127.0.0.0/8"))
-
-Answer = tuple[int, dict[str, str]]
-
-
-@dataclass
-class Received:
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    at: float = field(default_factory=time.monotonic)
-
-    @property
-    def id(self) -> str:
-        return self.headers["webhook-id"]
-
-    @property
-    def event(self) -> Any:
-        return json.loads(self.body)
-
-
-class Receiver:
-    """A real HTTP server that notes what it gets; `answer` decides, and may block."""
-
-    def __init__(self) -> None:
-        self.got: list[Received] = []
-        self.answer: Callable[[Received], Answer] = lambda _: (200, {})
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                received = Received(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
-                receiver.got.append(received)
-                status, headers = receiver.answer(received)
-                self.send_response(status)
-                for name, value in {"content-length": "0", **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                pass  # a deliverer that hangs up is what some tests are about
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        self.url = f"http://{self.host}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -419,6 +357,46 @@ def test_what_a_lost_deliverer_sent_is_sent_again_under_the_same_id(
 
     (got,) = receiver.got
     assert got.id == leased.id
+
+
+def test_what_is_sent_to_a_slow_receiver_is_not_sent_again_meanwhile(
+    store: Any, receiver: Receiver, deliver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.webhooks._LEASE_S", 0.6)
+    monkeypatch.setattr("workers.webhooks._RENEW_S", 0.2)
+    began = time.monotonic()
+    receiver.answer = lambda _: (wait_until(lambda: 200 if time.monotonic() > began + 2 else 0), {})
+    (id_,) = ended(store, receiver.url)
+    deliver()
+    deliver()
+    becomes(store, id_, WebhookStatus.SUCCEEDED)
+
+    assert len(receiver.got) == 1
+
+
+def test_only_a_lease_that_still_holds_is_renewed(store: Any, receiver: Receiver) -> None:
+    """Else a renewal that comes late would put off what was leased anew, or hurry a retry."""
+    deliveries = Deliveries(store.database)
+    (id_,) = ended(store, receiver.url)
+    host = f"http://{receiver.host}"
+
+    def due() -> int:
+        (delivery,) = deliveries.of(id_, "default")
+        return delivery.due_at
+
+    (first,) = deliveries.lease(host, 1, 0.0)
+    (second,) = deliveries.lease(host, 1, 0.0)
+    before = due()
+    deliveries.renew({first.id: first.attempts}, 60)
+    assert due() == before
+    deliveries.renew({second.id: second.attempts}, 60)
+    assert due() > before + 50_000_000
+
+    failed = Attempt(at=now_us(), seconds=0.1, status_code=500, error="answered 500")
+    deliveries.record([Result(leased=second, state=WebhookStatus.PENDING, attempt=failed, delay_s=300)])
+    before = due()
+    deliveries.renew({second.id: second.attempts}, 60)
+    assert due() == before
 
 
 def test_a_receiver_that_never_answers_is_a_failure_in_time(
