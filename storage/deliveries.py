@@ -44,6 +44,7 @@ class Leased:
     step: int  # with this one, in the schedule
     log: list[Attempt]
     prediction: Prediction
+    traceparent: str | None  # of the submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +233,7 @@ class Secrets:
 
 
 def _leased(row: Sequence[Any]) -> Leased:
-    id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output = row
+    id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output, traceparent = row
     frozen = msgspec.json.decode(record)
     prediction = prediction_of(frozen)
     return Leased(
@@ -246,6 +247,7 @@ def _leased(row: Sequence[Any]) -> Leased:
         step=step,
         log=_log.decode(log),
         prediction=msgspec.structs.replace(prediction, output=None if output is None else bytes(output)),
+        traceparent=traceparent,
     )
 
 

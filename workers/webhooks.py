@@ -215,6 +215,8 @@ class Deliverer:
             "webhook-timestamp": str(int(at.timestamp())),
             "webhook-signature": signatures(keys, leased.id, at, body.decode()),
         }
+        if leased.traceparent is not None:
+            headers["traceparent"] = leased.traceparent
         url = httpcore.URL(leased.url)
         # Checked once more as it was when it was accepted: what is allowed may have changed since.
         self._egress.checked_url(leased.url)
