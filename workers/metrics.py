@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
 from batching.policy import Reason
+from headway import broker
 from headway.notices import Ended
 from headway.types import Claimed, Outcome
+from storage.predictions import GivenBack
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -73,6 +75,13 @@ def became_terminal(version: Version, ended: dict[str, Ended]) -> None:
         ENDED.labels(*version, one.status.label).inc()
         if one.error is not None:
             FAILURES.labels(*version, one.error.code).inc()
+
+
+def given_back(given: GivenBack) -> None:
+    """What others had claimed: some became terminal by being given back."""
+    for id_, one in given.ended.items():
+        model, version, _ = broker.parse_line(given.lines[id_])
+        became_terminal((model, version), {id_: one})
 
 
 def dead_hints(version: Version, count: int) -> None:
