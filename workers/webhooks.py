@@ -102,7 +102,7 @@ class Deliverer:
         renewer = asyncio.create_task(self._renew())
         sends: set[asyncio.Task[None]] = set()
         async with self._pool(secure=True) as https, self._pool(secure=False) as http:
-            while not stopping.is_set():
+            while not stopping.is_set() and not recorder.done():  # it only ends by a bug, which is raised below
                 for leased in await self._lease():
                     pool = https if leased.url.startswith("https:") else http
                     task = asyncio.create_task(self._send(pool, leased))
