@@ -2,50 +2,75 @@
 
 import functools
 import operator
-import re
 from collections.abc import Iterable
 
-from api import tracing
-from api.answers import Answer
+from api import idempotency, tracing
+from api.answers import Answer, Headers
 from api.exchange import Call, etag_matches, preference_applied, preferred_wait, query_parameters
+from api.ownership import id_of, own
 from api.problems import Problem
 from api.registry import Target
 from api.rendering import accepted, after, etag, not_modified, prediction_answer
-from api.requests import CreateBody, read_create
+from api.requests import CreateBody, Submission, read_create
 from api.service import Service
 from api.waiting import Waiter
 from api.webhooks import receiver
-from headway.clock import new_id, now_us
+from headway.clock import new_id
 from headway.rendering import path_of
 from headway.types import NewPrediction, Prediction
 from headway.webhooks import Events
-
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+from storage.predictions import Held
 
 #: What a client should let pass before it polls.
-_RETRY_AFTER = (b"retry-after", b"1")
+RETRY_AFTER = (b"retry-after", b"1")
+_REPLAYED = (b"idempotency-replayed", b"true")
 
 
 async def create(service: Service, call: Call) -> Answer:
     """202 once the row is committed; with `Prefer: wait`, 200 if it ends in time."""
     query_parameters(call.query, {})
     wait = preferred_wait(call.headers.get(b"prefer", b""))
-    await service.registry.model(call.params["model"])
-    body, value = await read_create(call, service.settings.max_body_bytes)
-    target = await _target(service, call, body)
-    row = _row(service, call, target, body, value)
+    key = idempotency.key_of(call)
+    if key is None:
+        await service.registry.model(call.params["model"])  # before its body is read
+    submission = await read_create(call, service.settings.max_body_bytes)
+    digest = None if key is None else idempotency.digest(call, submission.data)
+    try:
+        target = await _target(service, call, submission.body)
+        row = _row(service, call, target, submission, key, digest)
+    except Problem:
+        # What was accepted once stays so, whatever has become of the model since.
+        if key is None or digest is None or (held := await _holder(service, call, key, digest)) is None:
+            raise
+        return await _replayed(service, call, held, wait)
     if not wait:
         position = await service.submitter.submit(row, target.at_most)
+        if isinstance(position, Held):
+            return await _replayed(service, call, position, wait)
         tracing.accepted(call, (row.id,))
         return _created(service, accepted(row, position), wait)
     waiter = service.waiting.register((row.id,), wait)
     try:
         position = await service.submitter.submit(row, target.at_most)
+        if isinstance(position, Held):
+            return await _replayed(service, call, position, wait)
         tracing.accepted(call, (row.id,))
         await waiter.wait()
     finally:
         waiter.close()
     return _created(service, await current(service, waiter, accepted(row, position)), wait)
+
+
+async def _holder(service: Service, call: Call, key: str, digest: str) -> Held | None:
+    return await service.threads.run(lambda: service.predictions.holder(call.tenant, key, digest))
+
+
+async def _replayed(service: Service, call: Call, held: Held, wait: int | None) -> Answer:
+    """The prediction that the first such submission made, at whatever state it is in."""
+    if not held.same:
+        raise idempotency.reused()
+    row = await (_awaited(service, call, held.id, None, wait) if wait else own(service, call, held.id))
+    return _created(service, row, wait, (_REPLAYED,))
 
 
 async def _target(service: Service, call: Call, body: CreateBody) -> Target:
@@ -58,10 +83,15 @@ async def _target(service: Service, call: Call, body: CreateBody) -> Target:
     return await service.registry.resolve(call.params["model"], version, body.alias)
 
 
-def _row(service: Service, call: Call, target: Target, body: CreateBody, value: object) -> NewPrediction:
+def _row(
+    service: Service, call: Call, target: Target, submission: Submission, key: str | None, digest: str | None
+) -> NewPrediction:
+    body = submission.body
     input_ = bytes(body.input)
-    size, shape = target.measure(value, input_, "/input")
-    timeout = body.queue_timeout_seconds
+    size, shape = target.measure(submission.value, input_, "/input")
+    if (limit := body.execution_timeout_seconds) is not None and limit > target.timeout_s:
+        detail = f"The model has {target.timeout_s:g} s at most."
+        raise Problem.invalid(detail, pointer="/execution_timeout_seconds")
     webhook = None if body.webhook is None else receiver(service, body.webhook)
     return NewPrediction(
         id=new_id(),
@@ -75,11 +105,19 @@ def _row(service: Service, call: Call, target: Target, body: CreateBody, value: 
         shape=shape,
         max_attempts=body.max_attempts or target.max_attempts,
         metadata=body.metadata,
-        expires_at=None if timeout is None else now_us() + round(timeout * 1e6),
+        queue_timeout_us=_microseconds(body.queue_timeout_seconds),
+        execution_timeout_us=_microseconds(limit),
         webhook=webhook,
         webhook_events=None if webhook is None else _events(body.webhook_events or ("completed",)),
+        idempotency_key=key,
+        idempotency_digest=digest,
+        traceparent=tracing.traceparent(call),
         body=input_,
     )
+
+
+def _microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)
 
 
 def _events(names: Iterable[str]) -> Events:
@@ -97,23 +135,21 @@ async def current(service: Service, waiter: Waiter, row: Prediction) -> Predicti
     return present or row
 
 
-def _created(service: Service, row: Prediction, wait: int | None) -> Answer:
+def _created(service: Service, row: Prediction, wait: int | None, extra: Headers = ()) -> Answer:
     public_url = service.settings.public_url
     location = (b"location", path_of(row.id, public_url).encode())
     if row.status.terminal:
-        return prediction_answer(200, row, public_url, (location, *preference_applied(wait)))
-    return prediction_answer(202, row, public_url, (location, _RETRY_AFTER, *preference_applied(wait)))
+        return prediction_answer(200, row, public_url, (location, *preference_applied(wait), *extra))
+    return prediction_answer(202, row, public_url, (location, RETRY_AFTER, *preference_applied(wait), *extra))
 
 
 async def read(service: Service, call: Call) -> Answer:
     """200, or 304 where the client has it already; with `Prefer: wait`, once it ended or is no longer what it was."""
-    id_ = call.params["id"].lower()
-    if not _ID.fullmatch(id_):
-        raise _not_found()
+    id_ = id_of(call)
     with_input = "include" in query_parameters(call.query, {"include": ("input",)})
     known = call.headers.get(b"if-none-match")
     wait = preferred_wait(call.headers.get(b"prefer", b""))
-    row = await (_own(service, call, id_) if not wait else _awaited(service, call, id_, known, wait))
+    row = await (own(service, call, id_) if not wait else _awaited(service, call, id_, known, wait))
     extra = preference_applied(wait)
     if known is not None and etag_matches(known, etag(row)):
         return not_modified(row, extra)
@@ -127,7 +163,7 @@ async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, 
     # Registered before it is read: what happens in between is not missed.
     waiter = service.waiting.register((id_,), wait)
     try:
-        row = await _own(service, call, id_)
+        row = await own(service, call, id_)
         if known is None:
             if row.status.terminal:
                 return row
@@ -139,14 +175,3 @@ async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, 
     finally:
         waiter.close()
     return await current(service, waiter, row)
-
-
-async def _own(service: Service, call: Call, id_: str) -> Prediction:
-    row = await service.reader.read(id_)
-    if row is None or row.tenant_id != call.tenant:
-        raise _not_found()
-    return row
-
-
-def _not_found() -> Problem:
-    return Problem("prediction_not_found", "There is no prediction of this id.")

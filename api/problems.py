@@ -25,6 +25,11 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Malformed request",
         "The request or its JSON cannot be read; numbers out of range, bad UTF-8 and depth over 64 count as that.",
     ),
+    "invalid_cursor": (
+        400,
+        "Invalid cursor",
+        "`after` is no id that a list gave as its `last_id`.",
+    ),
     "unauthenticated": (
         401,
         "Unauthenticated",
@@ -70,6 +75,26 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Method not allowed",
         "The path exists, and not with this method. The Allow header lists those it has.",
     ),
+    "already_terminal": (
+        409,
+        "Already terminal",
+        "The prediction has ended, so it cannot be canceled.",
+    ),
+    "not_retryable": (
+        409,
+        "Not retryable",
+        "Only what failed, expired or was canceled can be retried.",
+    ),
+    "not_terminal": (
+        409,
+        "Not terminal",
+        "Only what has ended can be deleted. Cancel it first.",
+    ),
+    "prediction_purged": (
+        410,
+        "Prediction purged",
+        "The prediction was deleted. Its id is known until its retention ends.",
+    ),
     "payload_too_large": (
         413,
         "Payload too large",
@@ -89,6 +114,11 @@ TABLE: dict[str, tuple[int, str, str]] = {
         422,
         "Validation failed",
         "The request can be read and does not fit. `errors` says where, by JSON pointer, query parameter or header.",
+    ),
+    "idempotency_key_reused": (
+        422,
+        "Idempotency key reused",
+        "A key is for one request: the same route and the same body. Another request needs another key.",
     ),
     "webhook_url_rejected": (
         422,

@@ -20,7 +20,18 @@ from storage.models import Models
 class Target:
     """A version with what the hot path asks of it, worked out once."""
 
-    __slots__ = ("at_most", "checks", "inputs", "lines", "max_attempts", "model", "size_by", "state", "version")
+    __slots__ = (
+        "at_most",
+        "checks",
+        "inputs",
+        "lines",
+        "max_attempts",
+        "model",
+        "size_by",
+        "state",
+        "timeout_s",
+        "version",
+    )
 
     def __init__(self, row: Version) -> None:
         self.model = row.model
@@ -29,6 +40,7 @@ class Target:
         self.lines = tuple(broker.line(row.model, row.version, priority) for priority in range(10))
         self.at_most = row.manifest.batching.max_batch_size
         self.max_attempts = row.manifest.limits.max_attempts
+        self.timeout_s = row.manifest.limits.timeout_s
         self.inputs = row.manifest.inputs
         self.size_by = row.manifest.batching.size
 

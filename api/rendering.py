@@ -32,7 +32,7 @@ def accepted(row: NewPrediction, position: int) -> Prediction:
         created_at=position,
         started_at=None,
         completed_at=None,
-        expires_at=row.expires_at,
+        expires_at=None if row.queue_timeout_us is None else position + row.queue_timeout_us,
         predict_us=None,
         batch_size=None,
         webhook_status=WebhookStatus.NONE if row.webhook is None else WebhookStatus.PENDING,
@@ -53,6 +53,23 @@ def after(row: Prediction, ended: Ended) -> Prediction:
         batch_size=ended.batch_size,
         output=ended.output,
         error=ended.error,
+    )
+
+
+def ended_of(row: Prediction) -> Ended:
+    """What others who wait for it are told of a row that has ended."""
+    return Ended(
+        status=row.status,
+        revision=row.revision,
+        claim=row.claim,
+        attempt=row.attempt,
+        started_at=row.started_at,
+        completed_at=row.completed_at or 0,
+        predict_us=row.predict_us,
+        batch_size=row.batch_size,
+        output=row.output,
+        output_omitted=False,
+        error=row.error,
     )
 
 

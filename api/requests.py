@@ -6,7 +6,7 @@ what refuses NaN, 1e400, invalid UTF-8 and what is cut off inside them.
 
 import functools
 import re
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,6 +34,9 @@ class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froze
     max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
     metadata: Annotated[dict[_Key, _Value], Meta(max_length=16)] = {}
     queue_timeout_seconds: Annotated[float, Meta(gt=0, le=_LONGEST_QUEUE_TIMEOUT_S)] | None = None
+    execution_timeout_seconds: (
+        Annotated[float, Meta(gt=0, le=86_400, description="The model's timeout_s at most.")] | None
+    ) = None
     webhook: Annotated[str, Meta(max_length=LONGEST_URL, description="Where its events are sent.")] | None = None
     webhook_events: Annotated[list[Literal["started", "completed"]], Meta(min_length=1, max_length=2)] | None = None
 
@@ -51,8 +54,15 @@ _anything = msgspec.json.Decoder()
 _Body = TypeVar("_Body")
 
 
-async def read_create(call: Call, limit: int) -> tuple[CreateBody, Any]:
-    """(body, the input's value)."""
+class Submission(NamedTuple):
+    """A create that can be read."""
+
+    body: CreateBody
+    value: Any  # of the input
+    data: bytes  # as it came
+
+
+async def read_create(call: Call, limit: int) -> Submission:
     data = await _read(call, limit)
     body = _decode(_create, data)
     value = _decode_input(data, body.input)
@@ -63,7 +73,7 @@ async def read_create(call: Call, limit: int) -> tuple[CreateBody, Any]:
         raise Problem.invalid("NUL characters cannot be stored.", pointer="/metadata")
     if body.webhook_events is not None and body.webhook is None:
         raise Problem.invalid("Events need a `webhook` to be sent to.", pointer="/webhook_events")
-    return body, value
+    return Submission(body, value, data)
 
 
 async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:

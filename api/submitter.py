@@ -18,7 +18,7 @@ from api.threads import Threads
 from headway import broker
 from headway.errors import StorageUnavailable
 from headway.types import Hint, NewPrediction
-from storage.predictions import Predictions, Refused
+from storage.predictions import Held, Predictions, Refused
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ MOST_BYTES = 4 * 1024 * 1024
 class _Submission(NamedTuple):
     row: NewPrediction
     at_most: int  # predictions an envelope of its line may hold
-    position: asyncio.Future[int]
+    position: asyncio.Future[int | Held]
 
 
 class Submitter:
@@ -44,26 +44,26 @@ class Submitter:
         self._coming: Counter[str] = Counter()  # pending submissions of each line
         self._wake = asyncio.Event()
 
-    async def submit(self, row: NewPrediction, at_most: int) -> int:
-        """The row's position once it is committed. Raises StorageUnavailable, or Problem where SQL refuses its data."""
+    async def submit(self, row: NewPrediction, at_most: int) -> int | Held:
+        """The row's position once it is committed, or who has its idempotency key.
+
+        Raises StorageUnavailable, or Problem where SQL refuses its data.
+        """
         return await self._add(row, at_most)
 
-    async def submit_all(self, rows: Sequence[NewPrediction], at_most: int) -> list[int]:
-        """Like `submit`, in one go; the rows need not end up in one group."""
+    async def submit_all(self, rows: Sequence[NewPrediction], at_most: int) -> None:
+        """Like `submit`, for rows without keys, in one go; they need not end up in one group."""
         results = await asyncio.gather(*[self._add(row, at_most) for row in rows], return_exceptions=True)
-        positions = []
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-            positions.append(result)
-        return positions
 
-    def _add(self, row: NewPrediction, at_most: int) -> asyncio.Future[int]:
+    def _add(self, row: NewPrediction, at_most: int) -> asyncio.Future[int | Held]:
         """The caller's own future: canceled with its caller, and then skipped by the committer, which asks `done()`.
 
         The row is inserted all the same.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int | Held] = asyncio.get_running_loop().create_future()
         self._pending.append(_Submission(row, at_most, future))
         self._coming[row.line] += 1
         self._wake.set()
@@ -117,6 +117,8 @@ class Submitter:
                 continue
             if not future.done():
                 future.set_result(position)
+            if isinstance(position, Held):
+                continue
             hint = Hint(id=row.id, size=row.size, shape=row.shape, position=position)
             accepted.setdefault(row.line, []).append((row.priority, hint))
             at_most[row.line] = most

@@ -4,6 +4,7 @@ from typing import Any
 
 from api.answers import Answer, json_answer
 from api.exchange import Call, query_parameters
+from api.ownership import id_of, own
 from api.problems import Problem
 from api.service import Service
 from headway.egress import UrlRefused
@@ -24,10 +25,8 @@ def receiver(service: Service, url: str) -> str:
 async def list_deliveries(service: Service, call: Call) -> Answer:
     """200 with every event of a prediction and the attempts to deliver it, oldest first."""
     query_parameters(call.query, {})
-    id_ = call.params["id"].lower()
-    row = await service.reader.read(id_)
-    if row is None or row.tenant_id != call.tenant:
-        raise Problem("prediction_not_found", "There is no prediction of this id.")
+    id_ = id_of(call)
+    await own(service, call, id_)
     rows = await service.threads.run(lambda: service.deliveries.of(id_, call.tenant))
     return json_answer({"object": "list", "data": [_body(one) for one in rows], "has_more": False})
 

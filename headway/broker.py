@@ -3,7 +3,8 @@
 | key                        | type | meaning, life                                                              |
 | -------------------------- | ---- | -------------------------------------------------------------------------- |
 | `headway:{model}@{v}:{s}`  | list | a line: envelopes of hints; LPUSH at the tail, BRPOP from the head (right)   |
-| `headway:notices`          | chan | ended predictions, see `headway.notices`                                   |
+| `headway:notices`          | chan | ended predictions, see `headway.notices`; `headway:cancels` beside it        |
+| `headway:reports…`         | list | progress and partial outputs, see `headway.reports`                        |
 | `_kombu.*`, `*.pidbox`     | –    | Celery's own: remote control and events                                    |
 
 An envelope is a Celery task message (protocol 2) for one line. It carries ids and sizes and nothing worth keeping:

@@ -1,8 +1,10 @@
-"""How API processes learn that predictions ended: one notice a finish, on one channel that all of them read.
+"""What processes tell each other over Redis: that predictions ended, and that some are to be canceled.
 
-A notice may be lost (Redis away, a slow subscriber): whoever waits also reads SQL now and then. Nothing else may be
-built on notices.
+API processes learn of ends by one notice a finish, on one channel that all of them read. A notice may be lost (Redis
+away, a slow subscriber): whoever waits also reads SQL now and then. Nothing else may be built on notices.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -11,6 +13,10 @@ from headway.states import Status
 
 #: Redis pub/sub channel. Payload: msgpack of a `Notice`. Nothing is kept.
 CHANNEL = "headway:notices"
+
+#: Redis pub/sub channel of predictions that are `canceling`: whichever worker runs one lets go of it. Payload: msgpack,
+#: a list of ids. Lost ones are found by the worker's own look at its claims.
+CANCELS = "headway:cancels"
 
 #: Outputs above this ride in SQL only; the reader fetches them there.
 INLINE_OUTPUT_BYTES = 16_384
@@ -46,6 +52,18 @@ _ended_decoder = msgspec.msgpack.Decoder(Ended)
 
 def encode(ended: dict[str, Ended]) -> bytes:
     return _encoder.encode(Notice(list(ended), [msgspec.Raw(_encoder.encode(body)) for body in ended.values()]))
+
+
+_ids_decoder = msgspec.msgpack.Decoder(list[str])
+
+
+def encode_ids(ids: Sequence[str]) -> bytes:
+    return _encoder.encode(ids)
+
+
+def decode_ids(payload: bytes) -> list[str]:
+    """Raises `msgspec.DecodeError`."""
+    return _ids_decoder.decode(payload)
 
 
 def decode(payload: bytes) -> Notice:

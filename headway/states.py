@@ -5,6 +5,8 @@ A terminal status changes only by an explicit retry.
 """
 
 import enum
+import json
+from typing import NamedTuple
 
 
 class Status(enum.IntEnum):
@@ -44,3 +46,30 @@ TRANSITIONS: dict[tuple[Status, Status], str] = {
     (Status.EXPIRED, Status.QUEUED): "explicit retry",
     (Status.CANCELED, Status.QUEUED): "explicit retry",
 }
+
+
+class Transition(NamedTuple):
+    """One step of a prediction's life."""
+
+    status: Status
+    at: int  # microseconds since 1970
+    attempt: int  # claims until then, this one included
+
+
+def history(
+    status: Status, *, created_at: int, started_at: int | None, completed_at: int | None, log: str | None
+) -> list[Transition]:
+    """Every transition of a row, oldest first; what the row's own times do not tell is in its `log`.
+
+    The list only ever grows, so a place in it names a transition for ever.
+    """
+    steps = [(Status.QUEUED, created_at), *((Status(code), at) for code, at in json.loads(f"[{log or ''}]"))]
+    if steps[-1][0] is Status.QUEUED and started_at is not None:
+        steps.append((Status.IN_PROGRESS, started_at))
+    if completed_at is not None:
+        steps.append((status, completed_at))
+    transitions, attempt = [], 0
+    for step, at in steps:
+        attempt += step is Status.IN_PROGRESS
+        transitions.append(Transition(step, at, attempt))
+    return transitions

@@ -24,9 +24,13 @@ class NewPrediction:
     shape: str | None  # the free dimensions of typed inputs; unequal shapes never share a micro-batch
     max_attempts: int
     metadata: dict[str, str] = field(default_factory=dict)
-    expires_at: int | None = None
+    queue_timeout_us: int | None = None  # expired, if no device has begun it by then
+    execution_timeout_us: int | None = None  # failed, if the device has not done it by then
     webhook: str | None = None  # a URL as `egress.Egress.checked_url` has made it
     webhook_events: int | None = None  # `webhooks.Events`, with a webhook only
+    idempotency_key: str | None = None
+    idempotency_digest: str | None = None  # of what was asked, with a key only
+    traceparent: str | None = None  # the caller's (W3C Trace Context), passed on to webhooks
     body: bytes  # the input's JSON, as it was received
 
 
@@ -56,6 +60,9 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     predict_us: int | None  # the device's share, microseconds
     batch_size: int | None  # predictions in the micro-batch it was computed with
     webhook_status: WebhookStatus = WebhookStatus.NONE
+    progress: bytes | None = None  # JSON: {fraction, message}, the model's last word
+    log: str | None = None  # see `states.history`
+    deleted_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +91,25 @@ class Claimed:
     charged: int
     losses: int
     max_attempts: int
+    execution_timeout_us: int | None
     body: bytes
 
 
 class Outcome(msgspec.Struct, kw_only=True, frozen=True):
-    """How one prediction of a micro-batch ended: an output (JSON) or an error, never both."""
+    """How one prediction of a micro-batch ended: an output (JSON) or an error, never both.
+
+    `canceled`: neither, because the model, or whoever drives it, has heeded a cancel.
+    """
 
     id: str
     output: bytes | None = None
     error: ItemError | None = None
     predict_us: int = 0
     batch_size: int = 1
+    canceled: bool = False
 
     @property
     def status(self) -> Status:
+        if self.canceled:
+            return Status.CANCELED
         return Status.SUCCEEDED if self.error is None else Status.FAILED

@@ -44,6 +44,7 @@ class Leased:
     step: int  # with this one, in the schedule
     log: list[Attempt]
     prediction: Prediction
+    traceparent: str | None  # of the submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +254,7 @@ def _json(value: object) -> str:
 
 
 def _leased(row: Sequence[Any]) -> Leased:
-    id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output = row
+    id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output, traceparent = row
     prediction = prediction_of(msgspec.json.decode(record))
     if isinstance(output, str):  # SQLite's JSON has it in hexadecimal
         output = bytes.fromhex(output)
@@ -268,6 +269,7 @@ def _leased(row: Sequence[Any]) -> Leased:
         step=step,
         log=_log.decode(log),
         prediction=msgspec.structs.replace(prediction, output=None if output is None else bytes(output)),
+        traceparent=traceparent,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy.exc
 
 from headway.clock import now_us
-from headway.errors import ItemCode, ItemError
+from headway.errors import ItemCode, ItemError, StorageUnavailable
 from headway.notices import Ended
 from headway.states import Status
 from headway.types import Claimed, Hint, NewPrediction, Outcome, Prediction
@@ -27,6 +27,7 @@ T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOREVER = (1 << 63) - 1
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
+_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 _metadata = msgspec.json.Decoder(dict[str, str])
 _uuids = msgspec.json.Decoder(list[str])
@@ -37,6 +38,22 @@ class Refused:
     """A row that the database refuses for its data."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A submission whose idempotency key another row has."""
+
+    id: str  # that row's
+    same: bool  # it was the same request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows of a list, newest first."""
+
+    rows: list[Prediction]
+    after: str | None  # where the next page begins; None: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +99,12 @@ class Predictions:
 
     # Submitting
 
-    def insert(self, rows: Sequence[NewPrediction]) -> list[int | Refused]:
+    def insert(self, rows: Sequence[NewPrediction]) -> list[int | Refused | Held]:
         """One durable transaction for the group: the position of each row, in the order given, rising.
 
         If the database refuses the group for its data, it is split until the guilty row stands alone. Rows that are
-        there already keep their position, so a group may be sent again.
+        there already keep their position, so a group may be sent again. Of several with one idempotency key, within
+        the group or ever before, the first is a row and the others are told which.
         """
         if not rows:
             return []
@@ -101,7 +119,7 @@ class Predictions:
         middle = len(rows) // 2
         return self.insert(rows[:middle]) + self.insert(rows[middle:])
 
-    def _insert_sqlite(self, rows: Sequence[NewPrediction]) -> list[int]:
+    def _insert_sqlite(self, rows: Sequence[NewPrediction]) -> Sequence[int | Held]:
         with self._database.write() as connection:
             now = now_us()
             inserted = 0
@@ -109,8 +127,10 @@ class Predictions:
                 values: list[Any] = []
                 for n, row in enumerate(rows[part], start=now + part.start):
                     values += (row.id, row.tenant_id, row.model, row.version, row.alias, row.line, n, n, row.priority)
-                    values += (row.size, row.shape, row.max_attempts, _json(row.metadata), row.expires_at)
-                    values += (row.webhook, row.webhook_events)
+                    expires_at = None if row.queue_timeout_us is None else n + row.queue_timeout_us
+                    values += (row.size, row.shape, row.max_attempts, _json(row.metadata), expires_at)
+                    values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
+                    values += (row.idempotency_key, row.idempotency_digest, row.traceparent)
                 bodies = [value for row in rows[part] for value in (row.id, row.body)]
                 count = part.stop - part.start
                 result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
@@ -118,10 +138,9 @@ class Predictions:
                 inserted += result.rowcount
             if inserted == len(rows):
                 return list(range(now, now + inserted))
-            found = self._database.run(connection, "positions", ids=self._ids([row.id for row in rows])).all()
-        return _in_order(rows, found)
+            return self._existing(connection, rows)
 
-    def _insert_postgresql(self, rows: Sequence[NewPrediction]) -> list[int]:
+    def _insert_postgresql(self, rows: Sequence[NewPrediction]) -> Sequence[int | Held]:
         fields = [
             {
                 "id": row.id,
@@ -135,19 +154,47 @@ class Predictions:
                 "shape": row.shape,
                 "max_attempts": row.max_attempts,
                 "metadata": _json(row.metadata),
-                "expires_at": row.expires_at,
+                "queue_timeout_us": row.queue_timeout_us,
+                "execution_timeout_us": row.execution_timeout_us,
                 "webhook": row.webhook,
                 "webhook_events": row.webhook_events,
+                "idempotency_key": row.idempotency_key,
+                "idempotency_digest": row.idempotency_digest,
+                "traceparent": row.traceparent,
             }
             for row in rows
         ]
-        run = self._database.run
+        # No BEGIN: one round trip where nothing was in the way, and what was there is seen by the next statement.
         with self._database.write_once() as connection:
             bodies = [row.body for row in rows]
-            found = run(connection, "insert_predictions", rows=_json(fields), bodies=bodies).all()
+            found = self._database.run(connection, "insert_predictions", rows=_json(fields), bodies=bodies).all()
             if len(found) < len(rows):
-                found = run(connection, "positions", ids=self._ids([row.id for row in rows])).all()
-        return _in_order(rows, found)
+                return self._existing(connection, rows)
+        positions = {row[0]: row[1] for row in found}
+        return [positions[row.id] for row in rows]
+
+    def _existing(self, connection: sqlalchemy.Connection, rows: Sequence[NewPrediction]) -> list[int | Held]:
+        """Of a group that did not go in as a whole: where each row is, or who has its key."""
+        ids = self._ids([row.id for row in rows])
+        found: dict[str, int | Held] = {row[0]: row[1] for row in self._database.run(connection, "positions", ids=ids)}
+        keyed = [
+            {"id": row.id, "tenant_id": row.tenant_id, "key": row.idempotency_key, "digest": row.idempotency_digest}
+            for row in rows
+            if row.id not in found
+        ]
+        for ours, holder, same in self._database.run(connection, "holders", rows=_json(keyed)):
+            found[ours] = Held(holder, bool(same))
+        self._database.run(connection, "forget_inputs", ids=ids)
+        missing = [row.id for row in rows if row.id not in found]
+        if missing:  # who had the key was purged between two statements
+            raise StorageUnavailable("an idempotency key changed hands; send it again")
+        return [found[row.id] for row in rows]
+
+    def holder(self, tenant_id: str, key: str, digest: str) -> Held | None:
+        """The row that has an idempotency key, if any."""
+        wanted = _json([{"id": _FIRST_ID, "tenant_id": tenant_id, "key": key, "digest": digest}])
+        rows = self._read(lambda c: self._database.run(c, "holders", rows=wanted).all())
+        return next((Held(id_, bool(same)) for _, id_, same in rows), None)
 
     # Running
 
@@ -229,8 +276,8 @@ class Predictions:
             return self._finish_apart(results, settled, error)
         outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
         return {
-            id_: _ended(outcomes[claim, id_], claim, revision, attempt, started_at, completed_at)
-            for id_, claim, _, revision, attempt, started_at, completed_at in rows
+            id_: _ended(outcomes[claim, id_], Status(status), claim, revision, attempt, started_at, completed_at)
+            for id_, claim, status, revision, attempt, started_at, completed_at in rows
         }
 
     def _finish_apart(
@@ -258,18 +305,20 @@ class Predictions:
             # The transaction is the only one there is: what the fence lets through now stays as it is.
             passed = self._database.rows(connection, "finishing", rows=_fences(results))
             now = now_us()
+            became = {id_: _became(outcomes[claim, id_], status) for id_, claim, status, *_ in passed}
             for part in parts(len(passed)):
                 values: list[Any] = []
                 for id_, claim, *_ in passed[part]:
                     outcome = outcomes[claim, id_]
-                    values += (id_, claim, outcome.status, *_error(outcome), outcome.predict_us, outcome.batch_size)
+                    error = (None, None) if became[id_] is Status.CANCELED else _error(outcome)
+                    values += (id_, claim, became[id_], *error, outcome.predict_us, outcome.batch_size)
                     values += (now, outcome.output)
                 connection.exec_driver_sql(with_rows("finish", part.stop - part.start), tuple(values))
             if settled:
                 self._database.run(connection, "settle", claims=self._ids(settled))
         return [
-            (id_, claim, outcomes[claim, id_].status, revision + 1, attempt, started_at, now)
-            for id_, claim, revision, attempt, started_at in passed
+            (id_, claim, became[id_], revision + 1, attempt, started_at, now)
+            for id_, claim, _, revision, attempt, started_at in passed
         ]
 
     def _finish_postgresql(
@@ -374,6 +423,49 @@ class Predictions:
                 )
         return given_back
 
+    def cancel(self, id_: str, tenant_id: str) -> tuple[bool, Prediction | None]:
+        """(whether this call changed it, the row): canceled where it was queued, canceling where it is in progress."""
+        return self._change("cancel", id_, tenant_id)
+
+    def retry(self, id_: str, tenant_id: str) -> tuple[bool, Prediction | None]:
+        """(whether this call changed it, the row): queued again, last in its line, if it had ended without success."""
+        return self._change("retry", id_, tenant_id)
+
+    def delete(self, id_: str, tenant_id: str) -> tuple[bool, Prediction | None]:
+        """(whether this call changed it, the row): what it was about is gone, if it had ended."""
+        return self._change("delete_prediction", id_, tenant_id, "delete_input", "delete_told")
+
+    def _change(self, name: str, id_: str, tenant_id: str, *then: str) -> tuple[bool, Prediction | None]:
+        """A verb of one row, durable; None where there is no such row, or it is another tenant's."""
+        if not _UUID.fullmatch(id_):
+            return False, None
+        changed = False
+
+        def once() -> Prediction | None:
+            nonlocal changed
+            with self._database.write() as connection:
+                # What a first try has done, whose answer was lost, was done by this call.
+                changed |= self._database.run(connection, name, id=id_, tenant_id=tenant_id).rowcount == 1
+                if changed:
+                    for more in then:
+                        self._database.run(connection, more, id=id_)
+                rows = self._database.rows(connection, "read", ids=self._ids([id_]))
+            return next((prediction_of(row) for row in rows), None)
+
+        row = self._database.retrying(once)
+        return changed, row if row is not None and row.tenant_id == tenant_id else None
+
+    def progress(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
+        """(id, claim, JSON) of what models said last; nothing is lost if it is lost."""
+        said = [{"id": id_, "claim": claim, "progress": json.decode()} for id_, claim, json in rows]
+
+        def once() -> None:
+            with self._database.write_once(durable=False) as connection:
+                self._database.run(connection, "progress", rows=_json(said))
+
+        if said:
+            self._database.retrying(once)
+
     def cancel_queued(self, ids: Sequence[str], tenant_id: str) -> dict[str, Ended]:
         """Those of this tenant that are still queued become canceled; the others stay as they are."""
         ids = _valid(ids)
@@ -448,6 +540,43 @@ class Predictions:
         body = self._read(lambda c: self._database.run(c, "read_input", id=id_, tenant_id=tenant_id).scalar())
         return None if body is None else bytes(body)
 
+    def page(
+        self,
+        tenant_id: str,
+        *,
+        status: Status | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+        scan: int = 10_000,
+    ) -> Page:
+        """A tenant's predictions older than `after`, without outputs.
+
+        A page looks at `scan` rows at most, so it may be short, or empty, though there are more.
+        """
+        end = "list_failed" if status is Status.FAILED else "list_predictions"
+        place = {"tenant_id": tenant_id, "after": after or _LAST_ID}
+        wanted = {"status": status, "model": model, "version": version}
+        if status is Status.FAILED:
+            del wanted["status"]
+
+        def once(connection: sqlalchemy.Connection) -> Page:
+            run = self._database.run
+            found = run(connection, end, **place, **wanted, scan=scan, limit=limit + 1).all()
+            rows = [prediction_of(row) for row in found[:limit]]
+            if len(found) > limit:
+                return Page(rows=rows, after=rows[-1].id)
+            scanned = "scanned_failed" if status is Status.FAILED else "scanned"
+            return Page(rows=rows, after=run(connection, scanned, **place, skip=scan - 1).scalar())
+
+        return self._read(once)
+
+    def hint(self, id_: str) -> Hint | None:
+        """Of a row that is queued."""
+        row = self._read(lambda c: self._database.run(c, "hint", id=id_).one_or_none())
+        return None if row is None else Hint(id=row[0], size=row[1], shape=row[2], position=row[3])
+
     def oldest_queued(self, line: str, limit: int, *, before: int | None = None) -> list[tuple[int, Hint]]:
         """(priority, hint) of a line's first rows by position, of those before position `before`; none expired."""
         bound = _FOREVER if before is None else before
@@ -511,13 +640,13 @@ def _return_row(claim: str, row: Returned, *, lost: int = 0) -> dict[str, Any]:
     }
 
 
-def _in_order(rows: Sequence[NewPrediction], found: Iterable[Sequence[Any]]) -> list[int]:
-    positions = {row[0]: row[1] for row in found}
-    return [positions[row.id] for row in rows]
-
-
 def _bytes(value: str | bytes) -> bytes:
     return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+def _became(outcome: Outcome, status: int) -> Status:
+    """What a row of this status becomes: what fails while it is being canceled is canceled."""
+    return Status.CANCELED if status == Status.CANCELING and outcome.error is not None else outcome.status
 
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:
@@ -529,7 +658,8 @@ def _item_error(code: str | None, message: str | None) -> ItemError | None:
 
 
 def _claimed_row(row: Sequence[Any]) -> Claimed:
-    id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, body = row
+    id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, *rest = row
+    execution_timeout_us, body = rest
     return Claimed(
         id=id_,
         line=line,
@@ -543,15 +673,22 @@ def _claimed_row(row: Sequence[Any]) -> Claimed:
         charged=charged,
         losses=losses,
         max_attempts=max_attempts,
+        execution_timeout_us=execution_timeout_us,
         body=_bytes(body),
     )
 
 
 def _ended(
-    outcome: Outcome, claim: str, revision: int, attempt: int, started_at: int | None, completed_at: int
+    outcome: Outcome,
+    status: Status,
+    claim: str,
+    revision: int,
+    attempt: int,
+    started_at: int | None,
+    completed_at: int,
 ) -> Ended:
     return Ended(
-        status=outcome.status,
+        status=status,
         revision=revision,
         claim=claim,
         attempt=attempt,
@@ -561,7 +698,7 @@ def _ended(
         batch_size=outcome.batch_size,
         output=outcome.output,
         output_omitted=False,
-        error=outcome.error,
+        error=None if status is Status.CANCELED else outcome.error,
     )
 
 
@@ -569,7 +706,8 @@ def prediction_of(row: Sequence[Any]) -> Prediction:
     """A row of the statement `read`, or the same as a delivery has frozen it."""
     (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
     (max_attempts, claim, metadata, output, code, message, created, started, completed, expires, *rest) = rest
-    predict_us, batch_size, told = rest
+    predict_us, batch_size, told, progress, *rest = rest
+    log, deleted_at = rest or (None, None)
     return Prediction(
         id=id_,
         tenant_id=tenant_id,
@@ -594,4 +732,7 @@ def prediction_of(row: Sequence[Any]) -> Prediction:
         predict_us=predict_us,
         batch_size=batch_size,
         webhook_status=WebhookStatus(told),
+        progress=None if progress is None else progress.encode(),
+        log=log,
+        deleted_at=deleted_at,
     )

@@ -78,7 +78,7 @@ def finished(version: Version, rows: Sequence[Claimed], ended: dict[str, Ended])
     queue_seconds = QUEUE_SECONDS.labels(*version)
     for row in rows:
         if row.id in ended:
-            queue_seconds.observe((row.started_at - row.created_at) / 1e6)
+            queue_seconds.observe((row.started_at - row.position) / 1e6)
     became_terminal(version, ended)
 
 

@@ -194,6 +194,8 @@ class Deliverer:
             ("webhook-timestamp", str(at)),
             ("webhook-signature", signatures(await self._secrets_of(leased.tenant_id), leased.id, at, body)),
         ]
+        if leased.traceparent is not None:
+            headers.append(("traceparent", leased.traceparent))
         answer = await self._poster.post(self._target(leased.url), headers, body)
         return answer.status, _retry_after(answer.retry_after)
 

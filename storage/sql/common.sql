@@ -84,6 +84,80 @@ ORDER BY p.model, p.version, p.worker_id;
 -- read_input
 SELECT i.body FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;
 
+-- cancel
+-- Queued: canceled at once. In progress: canceling, until the device lets go of it.
+UPDATE predictions SET status = CASE status WHEN 0 THEN 5 ELSE 2 END, queued = NULL, revision = revision + 1,
+    completed_at = CASE status WHEN 0 THEN :now END,
+    log = CASE status WHEN 1 THEN coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']' ELSE log END
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1);
+
+-- retry
+-- From the beginning, but for the attempts made. The log is told what the row forgets; if it ends with a cancel, the
+-- claim before that is in it already. An entry has twenty characters.
+UPDATE predictions SET status = 0, queued = (1 = 1), failed = NULL, revision = revision + 1, claim = NULL,
+    position = :now, expires_at = :now + queue_timeout_us, charged = 0, losses = 0, started_at = NULL,
+    completed_at = NULL, error_code = NULL, error_message = NULL, output = NULL, predict_us = NULL, batch_size = NULL,
+    progress = NULL, webhook_status = NULL,
+    log = coalesce(log || ',', '')
+        || CASE WHEN started_at IS NULL OR substr(log, length(log) - 19, 3) = '[2,' THEN ''
+            ELSE '[1,' || started_at || '],' END
+        || '[' || status || ',' || completed_at || '],[0,' || :now || ']'
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at IS NULL;
+
+-- delete_prediction
+-- What it was about is gone; that it was there is not.
+UPDATE predictions SET deleted_at = :now, revision = revision + 1, failed = NULL, metadata = '{}', output = NULL,
+    error_code = NULL, error_message = NULL, progress = NULL, log = NULL
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (3, 4, 5, 6) AND deleted_at IS NULL;
+
+-- delete_input
+DELETE FROM inputs WHERE id = :id;
+
+-- delete_told
+-- Deliveries that are still owed are sent all the same: what they tell has happened.
+DELETE FROM deliveries WHERE prediction_id = :id AND state <> 0;
+
+-- list_predictions
+-- One page, newest first, of what is among the `scan` next rows: a filter that few rows pass does not read them all.
+SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
+    max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
+    expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
+    log, deleted_at
+FROM (
+    SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
+        claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
+        batch_size, webhook, webhook_status, progress, log, deleted_at
+    FROM predictions WHERE tenant_id = :tenant_id AND id < :after ORDER BY id DESC LIMIT :scan) p
+WHERE deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
+    AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
+ORDER BY p.id DESC LIMIT :limit;
+
+-- list_failed
+-- The same of failed ones, which have an index.
+SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
+    max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
+    expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
+    log, deleted_at
+FROM (
+    SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
+        claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
+        batch_size, webhook, webhook_status, progress, log, deleted_at
+    FROM predictions WHERE tenant_id = :tenant_id AND failed AND id < :after ORDER BY id DESC LIMIT :scan) p
+WHERE model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
+ORDER BY p.id DESC LIMIT :limit;
+
+-- scanned
+-- The last row that a page has looked at, where it looked at as many as it may.
+SELECT CAST(id AS text) FROM predictions WHERE tenant_id = :tenant_id AND id < :after
+ORDER BY predictions.id DESC LIMIT 1 OFFSET :skip;
+
+-- scanned_failed
+SELECT CAST(id AS text) FROM predictions WHERE tenant_id = :tenant_id AND failed AND id < :after
+ORDER BY predictions.id DESC LIMIT 1 OFFSET :skip;
+
+-- hint
+SELECT CAST(id AS text), size, shape, position FROM predictions WHERE id = :id AND status = 0;
+
 -- count_by_status
 SELECT status, count(*) FROM predictions GROUP BY status;
 

@@ -1,28 +1,41 @@
 -- insert_predictions
--- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost.
--- Inserted in the order of their ids, so that two tries of one group cannot deadlock; positions rise with the order
--- in which they were submitted.
+-- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost, and
+-- an idempotency key belongs to the row that came with it first. Inserted in the order of keys and ids, so that two
+-- groups cannot deadlock; positions rise with the order in which they were submitted.
 WITH r AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(:rows::json) AS (id uuid, tenant_id text, model text, version text, alias text, line text,
-            priority smallint, size bigint, shape text, max_attempts integer, metadata text, expires_at bigint, webhook text,
-            webhook_events smallint),
+            priority smallint, size bigint, shape text, max_attempts integer, metadata text, queue_timeout_us bigint,
+            execution_timeout_us bigint, webhook text, webhook_events smallint, idempotency_key text,
+            idempotency_digest text, traceparent text),
         unnest(:bodies::bytea[])) WITH ORDINALITY
-    AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, expires_at, webhook,
-        webhook_events, body, n)),
+    AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, queue_timeout_us,
+        execution_timeout_us, webhook, webhook_events, idempotency_key, idempotency_digest, traceparent, body, n)),
 i AS (
     INSERT INTO inputs (id, body) SELECT id, body FROM r ORDER BY id ON CONFLICT (id) DO NOTHING)
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
-    max_attempts, metadata, expires_at, webhook, webhook_events)
+    max_attempts, metadata, expires_at, queue_timeout_us, execution_timeout_us, webhook, webhook_events,
+    idempotency_key, idempotency_digest, traceparent)
 SELECT id, tenant_id, model, version, alias, line, :now + n, :now + n, priority, size, shape, max_attempts, metadata,
-    expires_at, webhook, webhook_events
-FROM r ORDER BY id
-ON CONFLICT (id) DO NOTHING
+    :now + n + queue_timeout_us, queue_timeout_us, execution_timeout_us, webhook, webhook_events, idempotency_key,
+    idempotency_digest, traceparent
+FROM r ORDER BY tenant_id, idempotency_key, id
+ON CONFLICT DO NOTHING
 RETURNING id::text, position;
 
 -- positions
 -- Of rows that an earlier try of the same group has inserted.
 SELECT id::text, position FROM predictions WHERE id = ANY(:ids::uuid[]);
+
+-- holders
+-- Of idempotency keys: submission, the row that has its key, and whether the two are the same request.
+SELECT r.id, p.id::text, p.idempotency_digest = r.digest
+FROM json_to_recordset(:rows::json) AS r (id text, tenant_id text, key text, digest text)
+JOIN predictions p ON p.tenant_id = r.tenant_id AND p.idempotency_key = r.key;
+
+-- forget_inputs
+-- Of submissions that made no row.
+DELETE FROM inputs i WHERE id = ANY(:ids::uuid[]) AND NOT EXISTS (SELECT FROM predictions p WHERE p.id = i.id);
 
 -- claim
 -- Takes what is still queued and nobody else is about to change, for a worker that is live. By id and status, not by
@@ -41,19 +54,22 @@ UPDATE predictions p SET status = 1, queued = NULL, attempt = attempt + 1, revis
 FROM k, inputs i
 WHERE p.id = ANY(k.ids) AND i.id = p.id
 RETURNING p.id::text, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt, p.revision, p.charged,
-    p.losses, p.max_attempts, i.body;
+    p.losses, p.max_attempts, p.execution_timeout_us, i.body;
 
 -- claimed
 -- The rows that a claim owns.
 SELECT p.id::text, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt, p.revision, p.charged,
-    p.losses, p.max_attempts, i.body
+    p.losses, p.max_attempts, p.execution_timeout_us, i.body
 FROM claims c JOIN predictions p ON p.id = ANY(c.ids) AND p.claim = c.id AND p.status = 1 JOIN inputs i ON i.id = p.id
 WHERE c.id = :claim::uuid;
 
 -- finish
 -- One transaction for the results of several claims, in the order of the rows' ids whatever claim they belong to.
+-- What fails while it is being canceled is canceled.
 WITH f AS MATERIALIZED (
-    SELECT p.id, r.status, r.error_code, r.error_message, r.predict_us, r.batch_size, r.output
+    SELECT p.id, CASE WHEN p.status = 2 AND r.status = 4 THEN 5 ELSE r.status END AS status,
+        CASE WHEN p.status = 1 THEN r.error_code END AS error_code,
+        CASE WHEN p.status = 1 THEN r.error_message END AS error_message, r.predict_us, r.batch_size, r.output
     FROM ROWS FROM (
         json_to_recordset(:rows::json) AS (id uuid, claim uuid, status smallint, error_code text, error_message text,
             predict_us bigint, batch_size integer),
@@ -80,7 +96,7 @@ DELETE FROM claims c WHERE id = ANY(:claims::uuid[]) AND NOT EXISTS (
 -- Rows that ended under these claims: what an earlier try of the same finish has done.
 SELECT p.id::text, p.claim::text, p.status, p.revision, p.attempt, p.started_at, p.completed_at
 FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid) JOIN predictions p ON p.id = r.id AND p.claim = r.claim
-WHERE p.status IN (3, 4);
+WHERE p.status IN (3, 4, 5);
 
 -- give_back
 -- Back to its place in the line; canceled if that was asked for; failed if its last chance is used up.
@@ -96,6 +112,7 @@ WITH f AS MATERIALIZED (
 UPDATE predictions p SET status = f.next, revision = revision + 1, losses = f.losses, charged = f.charged,
     queued = CASE WHEN f.next = 0 THEN true END,
     failed = CASE WHEN f.next = 4 THEN true END,
+    log = CASE WHEN f.next = 0 THEN coalesce(log || ',', '') || '[1,' || started_at || '],[0,' || :now || ']' ELSE log END,
     claim = CASE WHEN f.next <> 0 THEN claim END,
     started_at = CASE WHEN f.next <> 0 THEN started_at END,
     completed_at = CASE WHEN f.next <> 0 THEN :now END,
@@ -128,6 +145,14 @@ UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, com
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
+-- progress
+-- What models said of items that they still run.
+WITH f AS MATERIALIZED (
+    SELECT p.id, r.progress FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, progress text)
+    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
+    WHERE p.status IN (1, 2) ORDER BY p.id FOR NO KEY UPDATE OF p SKIP LOCKED)
+UPDATE predictions p SET progress = f.progress, revision = revision + 1 FROM f WHERE p.id = f.id;
+
 -- expire
 WITH f AS MATERIALIZED (
     SELECT id FROM predictions WHERE queued AND expires_at IS NOT NULL AND expires_at <= :now
@@ -157,7 +182,8 @@ SELECT (SELECT id::text FROM page ORDER BY id DESC LIMIT 1), (SELECT count(*) FR
 -- read
 SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
     claim::text, metadata, output, error_code, error_message, created_at, started_at, completed_at, expires_at,
-    predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END
+    predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log,
+    deleted_at
 FROM predictions WHERE id = ANY(:ids::uuid[]);
 
 -- oldest_queued
@@ -179,7 +205,8 @@ WITH d AS MATERIALIZED (
         ORDER BY due_at LIMIT r.room FOR NO KEY UPDATE SKIP LOCKED) due)
 UPDATE deliveries SET leased = true, attempts = attempts + 1, step = step + 1, due_at = :now + :lease
 FROM d WHERE deliveries.id = d.id
-RETURNING deliveries.id, tenant_id, event, url, receiver, at, attempts, step, log, record, output;
+RETURNING deliveries.id, tenant_id, event, url, receiver, at, attempts, step, log, record, output,
+    (SELECT p.traceparent FROM predictions p WHERE p.id = prediction_id);
 
 -- record_deliveries
 -- What came of attempts, unless another has begun meanwhile.
@@ -193,9 +220,10 @@ FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliv
 SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) ORDER BY id FOR NO KEY UPDATE;
 
 -- note_webhooks
--- What a prediction's receiver was told, once it is owed nothing more.
+-- What a prediction's receiver was told, once it is owed nothing more; events before an explicit retry do not count.
 UPDATE predictions p SET revision = revision + 1, webhook_status = d.status
 FROM (
     SELECT prediction_id, CASE WHEN min(state) = 0 THEN 1 WHEN max(state) = 2 THEN 3 ELSE 2 END AS status
-    FROM deliveries WHERE prediction_id = ANY(:ids::uuid[]) GROUP BY prediction_id) d
+    FROM deliveries JOIN predictions p ON p.id = prediction_id
+    WHERE prediction_id = ANY(:ids::uuid[]) AND at >= p.position GROUP BY prediction_id) d
 WHERE p.id = d.prediction_id AND (p.status >= 3 OR p.webhook_events & 1 = 0) AND coalesce(p.webhook_status, 1) <> d.status;

@@ -1,9 +1,11 @@
 -- insert_predictions
--- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost.
+-- Rows that are there already are left alone: the same group is sent again when the answer to its COMMIT was lost, and
+-- an idempotency key belongs to the row that came with it first.
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
-    max_attempts, metadata, expires_at, webhook, webhook_events)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING;
+    max_attempts, metadata, expires_at, queue_timeout_us, execution_timeout_us, webhook, webhook_events,
+    idempotency_key, idempotency_digest, traceparent)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
 
 -- insert_inputs
 INSERT INTO inputs (id, body)
@@ -13,6 +15,17 @@ ON CONFLICT (id) DO NOTHING;
 -- positions
 -- Of rows that an earlier try of the same group has inserted.
 SELECT id, position FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- holders
+-- Of idempotency keys: submission, the row that has its key, and whether the two are the same request.
+SELECT r.value ->> 'id', p.id, p.idempotency_digest = r.value ->> 'digest'
+FROM json_each(:rows) r CROSS JOIN predictions p
+WHERE p.tenant_id = r.value ->> 'tenant_id' AND p.idempotency_key = r.value ->> 'key';
+
+-- forget_inputs
+-- Of submissions that made no row.
+DELETE FROM inputs WHERE id IN (SELECT value FROM json_each(:ids))
+    AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.id = inputs.id);
 
 -- claim
 -- Takes what is still queued, for a worker that is live; which rows those were is read by the claim. By id and status,
@@ -32,14 +45,14 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND claim = :claim;
 -- claimed
 -- The rows that a claim owns, in one answer: each row fetched by itself would cost a turn of the interpreter's lock.
 SELECT json_group_array(json_array(p.id, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt,
-    p.revision, p.charged, p.losses, p.max_attempts, hex(i.body)))
+    p.revision, p.charged, p.losses, p.max_attempts, p.execution_timeout_us, hex(i.body)))
 FROM claims c, json_each(c.ids) e CROSS JOIN predictions p CROSS JOIN inputs i
 WHERE c.id = :claim AND p.id = e.value AND p.claim = c.id AND p.status = 1 AND i.id = p.id;
 
 -- finishing
 -- The rows that the fence lets through. Nobody else writes before this transaction ends, so they are still the same
 -- in its next statement.
-SELECT json_group_array(json_array(p.id, p.claim, p.revision, p.attempt, p.started_at))
+SELECT json_group_array(json_array(p.id, p.claim, p.status, p.revision, p.attempt, p.started_at))
 FROM json_each(:rows) r CROSS JOIN predictions p
 WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (1, 2);
 
@@ -66,7 +79,7 @@ DELETE FROM claims WHERE id IN (SELECT value FROM json_each(:claims)) AND NOT EX
 -- Rows that ended under these claims: what an earlier try of the same finish has done.
 SELECT json_group_array(json_array(p.id, p.claim, p.status, p.revision, p.attempt, p.started_at, p.completed_at))
 FROM json_each(:rows) r CROSS JOIN predictions p
-WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (3, 4);
+WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (3, 4, 5);
 
 -- give_back
 -- Back to its place in the line; canceled if that was asked for; failed if its last chance is used up.
@@ -80,6 +93,7 @@ WITH f AS (
 UPDATE predictions SET status = f.next, revision = revision + 1, losses = f.losses, charged = f.charged,
     queued = CASE WHEN f.next = 0 THEN 1 END,
     failed = CASE WHEN f.next = 4 THEN 1 END,
+    log = CASE WHEN f.next = 0 THEN coalesce(log || ',', '') || '[1,' || started_at || '],[0,' || :now || ']' ELSE log END,
     claim = CASE WHEN f.next <> 0 THEN claim END,
     started_at = CASE WHEN f.next <> 0 THEN started_at END,
     completed_at = CASE WHEN f.next <> 0 THEN :now END,
@@ -108,6 +122,12 @@ FROM claims c WHERE c.worker_id = :worker_id;
 UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids)) AND +tenant_id = :tenant_id AND status = 0
 RETURNING id, revision, attempt, completed_at;
+
+-- progress
+-- What models said of items that they still run.
+UPDATE predictions SET progress = r.progress, revision = revision + 1
+FROM (SELECT value ->> 'id' AS id, value ->> 'claim' AS claim, value ->> 'progress' AS progress FROM json_each(:rows)) r
+WHERE predictions.id = r.id AND predictions.claim = r.claim AND predictions.status IN (1, 2);
 
 -- expire
 UPDATE predictions SET status = 6, queued = NULL, revision = revision + 1, completed_at = :now
@@ -138,7 +158,7 @@ DELETE FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, position, priority, status, revision,
     attempt, max_attempts, claim, metadata, CASE WHEN output IS NOT NULL THEN hex(output) END, error_code,
     error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
-    CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END))
+    CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log, deleted_at))
 FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- oldest_queued
@@ -164,7 +184,8 @@ WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- leased_deliveries
 SELECT json_group_array(json_array(id, tenant_id, event, url, receiver, at, attempts, step, log, record,
-    CASE WHEN output IS NOT NULL THEN hex(output) END))
+    CASE WHEN output IS NOT NULL THEN hex(output) END,
+    (SELECT p.traceparent FROM predictions p WHERE p.id = prediction_id)))
 FROM deliveries WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- record_deliveries
@@ -177,10 +198,11 @@ UPDATE deliveries SET state = r.state, leased = NULL, due_at = :now + r.delay, l
 FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state = 0;
 
 -- note_webhooks
--- What a prediction's receiver was told, once it is owed nothing more.
+-- What a prediction's receiver was told, once it is owed nothing more; events before an explicit retry do not count.
 UPDATE predictions SET revision = revision + 1, webhook_status = d.status
 FROM (
     SELECT prediction_id, CASE WHEN min(state) = 0 THEN 1 WHEN max(state) = 2 THEN 3 ELSE 2 END AS status
-    FROM deliveries WHERE prediction_id IN (SELECT value FROM json_each(:ids)) GROUP BY prediction_id) d
+    FROM deliveries JOIN predictions p ON p.id = prediction_id
+    WHERE prediction_id IN (SELECT value FROM json_each(:ids)) AND at >= p.position GROUP BY prediction_id) d
 WHERE id = d.prediction_id AND (predictions.status >= 3 OR webhook_events & 1 = 0)
     AND coalesce(webhook_status, 1) <> d.status;

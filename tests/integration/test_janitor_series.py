@@ -4,7 +4,6 @@ import redis
 from prometheus_client import REGISTRY
 
 from headway import broker
-from headway.clock import now_us
 from headway.testing import wait_until
 from tests.integration.conftest import Store
 from workers.janitor import Janitor
@@ -22,7 +21,7 @@ def counted() -> dict[str, float]:
 
 def test_the_dead_the_lost_and_the_expired_are_counted(store: Store, fresh_redis_url: str) -> None:
     store.claimed(store.submitted(5))
-    store.submitted(2, expires_at=now_us() - 1)
+    store.submitted(2, queue_timeout_us=-1)
     before = counted()
     now = 0.0
     publisher = Publisher(fresh_redis_url)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headway import broker
-from headway.clock import new_id, now_us
+from headway.clock import new_id
 from headway.errors import ItemCode, ItemError
 from headway.states import TRANSITIONS, Status
 from headway.testing import new_prediction
@@ -31,7 +31,7 @@ def test_every_field_is_read_back_as_it_was_inserted(store: Any) -> None:
         shape="3,-1",
         max_attempts=7,
         metadata={"a": 'quote " and \\ and \n', "😀": ""},
-        expires_at=now_us() + 60_000_000,
+        queue_timeout_us=60_000_000,
         body='{"text": "ä\\u0000",\r\n "n": 1e400}'.encode(),
     )
     (position,) = store.predictions.insert([row])
@@ -59,7 +59,7 @@ def test_every_field_is_read_back_as_it_was_inserted(store: Any) -> None:
             created_at=position,
             started_at=None,
             completed_at=None,
-            expires_at=row.expires_at,
+            expires_at=position + 60_000_000,
             predict_us=None,
             batch_size=None,
         )
@@ -121,7 +121,7 @@ def test_an_id_that_is_no_uuid_names_no_row(store: Any) -> None:
 
 
 def test_a_claim_hands_over_all_that_a_worker_needs_oldest_first(store: Any) -> None:
-    ids = store.submitted(3, expires_at=now_us() + 60_000_000, shape="3", size=77)
+    ids = store.submitted(3, queue_timeout_us=60_000_000, shape="3", size=77)
 
     claim, rows = store.claimed(list(reversed(ids)))
 
@@ -141,6 +141,7 @@ def test_a_claim_hands_over_all_that_a_worker_needs_oldest_first(store: Any) -> 
             charged=0,
             losses=0,
             max_attempts=3,
+            execution_timeout_us=None,
             body=b'{"x": [1]}',
         )
         assert read[row.id].status is Status.IN_PROGRESS
@@ -175,7 +176,7 @@ def test_a_claim_by_a_worker_that_is_not_live_gets_nothing(store: Any, worker: s
 
 def test_a_claim_takes_only_rows_of_its_lines_that_have_not_expired(store: Any) -> None:
     (other,) = store.submitted(line=broker.line("other", "1", 5))
-    (late,) = store.submitted(expires_at=now_us() - 1_000_000)
+    (late,) = store.submitted(queue_timeout_us=-1_000_000)
     (good,) = store.submitted()
 
     _, rows = store.claimed([other, late, good])
@@ -390,8 +391,8 @@ def test_only_queued_rows_are_canceled(store: Any) -> None:
 
 
 def test_queued_rows_expire_when_their_time_has_passed(store: Any) -> None:
-    late = store.submitted(5, expires_at=now_us() - 1_000_000)
-    store.submitted(5, expires_at=now_us() + 60_000_000)
+    late = store.submitted(5, queue_timeout_us=-1_000_000)
+    store.submitted(5, queue_timeout_us=60_000_000)
     store.submitted(5)
 
     ended = store.predictions.expire(limit=3)
@@ -408,7 +409,7 @@ def test_queued_rows_expire_when_their_time_has_passed(store: Any) -> None:
 
 def test_the_oldest_of_a_line_come_in_order_of_position_and_none_is_expired(store: Any) -> None:
     store.submitted(2, line=URGENT)
-    store.submitted(2, expires_at=now_us() - 1_000_000)
+    store.submitted(2, queue_timeout_us=-1_000_000)
     ids = store.submitted(6)
     read = store.predictions.read(ids)
     store.claimed(ids[1:2])
@@ -486,7 +487,7 @@ def test_statements_go_by_their_index(store: Any, statement: str, index: str) ->
 
 def reach(store: Any, status: Status) -> tuple[str, str]:
     """(id, claim) of a row that came to this status by the store's own verbs."""
-    (id_,) = store.submitted(expires_at=now_us() - 1 if status is Status.EXPIRED else None)
+    (id_,) = store.submitted(queue_timeout_us=-1 if status is Status.EXPIRED else None)
     if status is Status.QUEUED:
         return id_, new_id()
     if status is Status.CANCELED:
@@ -497,7 +498,7 @@ def reach(store: Any, status: Status) -> tuple[str, str]:
         return id_, new_id()
     claim, _ = store.claimed([id_])
     if status is Status.CANCELING:
-        store.execute(f"UPDATE predictions SET status = 2, revision = revision + 1 WHERE id = '{id_}'")
+        store.predictions.cancel(id_, "default")
     if status in (Status.SUCCEEDED, Status.FAILED):
         error = ItemError(ItemCode.MODEL_ERROR, "") if status is Status.FAILED else None
         outcome = Outcome(id=id_, error=error, output=None if error else b"1")
@@ -523,7 +524,9 @@ VERBS: dict[str, Callable[[Any, str, str], object]] = {
         store.predictions.give_back(claim, [Returned(id=id_, charge=True)], True),
     ],
     "bury": lambda store, id_, claim: [store.workers.mark_dead("w1"), store.predictions.give_back_dead()],
-    "cancel": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
+    "cancel queued": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
+    "cancel": lambda store, id_, claim: store.predictions.cancel(id_, "default"),
+    "retry": lambda store, id_, claim: store.predictions.retry(id_, "default"),
     "expire": lambda store, id_, claim: store.predictions.expire(),
     "insert": lambda store, id_, claim: store.predictions.insert([new_prediction(id=id_)]),
 }
@@ -544,6 +547,6 @@ def test_rows_move_only_as_the_table_of_transitions_says(store: Any, verb: str) 
             assert after[id_] == row
         else:
             assert (row.status, after[id_].status) in TRANSITIONS
-            assert not row.status.terminal
+            assert row.status.terminal == (verb == "retry")
             assert after[id_].revision == row.revision + 1
             assert (after[id_].completed_at is not None) == after[id_].status.terminal
