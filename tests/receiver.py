@@ -1,6 +1,7 @@
 """A receiver of webhooks: a real HTTP server in this process."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Received:
 class Receiver:
     """A real HTTP server that notes what it gets; `answer` decides, and may block."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.got: list[Received] = []
         self.answer: Callable[[Received], Answer] = lambda _: (200, {})
         receiver = self
@@ -62,7 +63,9 @@ class Receiver:
             def handle_error(self, *_: Any) -> None:
                 pass  # a deliverer that hangs up is what some tests are about
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}/hook"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from headway import stopping
+from headway import interpreter, stopping
 from headway.egress import Egress
 from headway.settings import Settings
 from storage.deliveries import Deliveries, Secrets
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: int | None) -> int:
     """Until SIGTERM or SIGINT. What ends one of its two duties ends the other, too: whoever watches starts it again."""
+    interpreter.yield_often()
     asked_to_stop = stopping.on_signals()
     exposition.serve(metrics_host, metrics_port)
     database = Database.open(settings.database_url)

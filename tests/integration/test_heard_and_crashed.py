@@ -59,7 +59,7 @@ def test_a_crash_takes_no_claim_back_that_a_receiver_was_told_of(forgetful: Any)
 
         claims = [new_id(), new_id()]
         predictions.claim(claims[0], "w1", [told.id], LINES)
-        (leased,) = deliveries.lease(RECEIVER, 10, 0.0)  # a deliverer may send it from here on
+        (leased,) = deliveries.lease({RECEIVER: 10}, 0.0)  # a deliverer may send it from here on
         predictions.claim(claims[1], "w1", [untold.id], LINES)
         (forgotten,) = deliveries.of(untold.id, "default")
         crash(forgetful)
@@ -72,7 +72,7 @@ def test_a_crash_takes_no_claim_back_that_a_receiver_was_told_of(forgetful: Any)
         assert deliveries.of(untold.id, "default") == []
 
         predictions.claim(new_id(), "w1", [untold.id], LINES)
-        again = {one.prediction.id: one for one in deliveries.lease(RECEIVER, 10, 60)}
+        again = {one.prediction.id: one for one in deliveries.lease({RECEIVER: 10}, 60)}
         assert again[told.id].id == leased.id
         assert again[told.id].prediction == leased.prediction
         assert again[untold.id].id == forgotten.id, "the same event has another id"
