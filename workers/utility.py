@@ -33,7 +33,14 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         settings.webhook_schedule,
         public_url=settings.public_url,
     )
-    sending = threading.Thread(target=deliverer.run, args=(asked_to_stop,), name="webhooks")
+
+    def send() -> None:
+        try:
+            deliverer.run(asked_to_stop)
+        finally:
+            asked_to_stop.set()  # a bug must not leave a process that looks well and sends nothing: it is started anew
+
+    sending = threading.Thread(target=send, name="webhooks")
     sending.start()
     try:
         Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
