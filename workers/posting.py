@@ -10,7 +10,7 @@ import contextlib
 import ssl
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import cast
@@ -266,13 +266,10 @@ class _Connection(asyncio.Protocol):
             self._end(keep=self._parser.should_keep_alive())
 
 
-#: How a deliverer makes its event loop.
 def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest there is for this."""
     try:
         import uvloop
     except ImportError:  # Windows has none
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-Parse = Callable[[str], Target]

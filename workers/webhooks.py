@@ -46,7 +46,7 @@ _MARGIN_S = 5.0
 #: How often it is asked who has something due; less often where the asking takes more than a tenth of the time.
 _POLL_S = 0.2
 #: Between two leases, so that one transaction serves many answers.
-_PAUSE_S = 0.005
+_PAUSE_S = 0.01
 _LONGEST_RETRY_AFTER_S = 86_400.0
 _JITTER = 0.2
 #: Sends under way have this long once this process is to end.
@@ -93,7 +93,7 @@ class Deliverer:
     async def _run(self, stopping: threading.Event) -> None:
         # One receiver's dead name server must not hold the others: a thread for each that could wait for one.
         names = ThreadPoolExecutor(MOST, "webhook-names")
-        self._poster = Poster(self._egress, names, self._tls, most_idle=MOST // 2)
+        self._poster = Poster(self._egress, names, self._tls, most_idle=MOST * 3 // 4)
         self._sql = ThreadPoolExecutor(2, "webhook-sql")
         self._results: asyncio.Queue[Result | None] = asyncio.Queue()
         self._freed = asyncio.Event()
@@ -116,16 +116,19 @@ class Deliverer:
                 task = asyncio.create_task(self._send(one))
                 sends.add(task)
                 task.add_done_callback(sends.discard)
-            with contextlib.suppress(TimeoutError):
-                # Once nothing is due, whoever becomes free has nothing to take.
-                freed = self._freed.wait() if self._due else asyncio.Event().wait()
-                await asyncio.wait_for(freed, min(max(ask_at - time.monotonic(), _PAUSE_S), _POLL_S))
-                await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_PAUSE_S)
+            pause = min(max(ask_at - time.monotonic(), 0.0), _POLL_S)
+            if self._due:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._freed.wait(), pause)
+            else:  # whoever becomes free has nothing to take
+                await asyncio.sleep(pause)
         if sends:
             _, late = await asyncio.wait(sends, timeout=_DRAIN_S)
             for task in late:  # sent again when their leases end
                 task.cancel()
-            await asyncio.wait(late) if late else None
+            if late:
+                await asyncio.wait(late)
         self._poster.close()
         self._results.put_nowait(None)
         await recorder
