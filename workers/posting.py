@@ -24,6 +24,8 @@ _MOST_HEAD = 65_536
 _MOST_BODY = 65_536
 #: Many servers close a connection that was idle for five seconds.
 _IDLE_S = 4.0
+#: For each address of a host: one that swallows everything must not keep the next from being tried.
+_CONNECT_S = 6.0
 
 
 class PostFailed(Exception):  # noqa: N818  (the field says "failed")
@@ -141,13 +143,16 @@ class Poster:
         failed: PostFailed | None = None
         for address in addresses:
             try:
-                _, connection = await loop.create_connection(
-                    _Connection,
-                    address,
-                    to.port,
-                    ssl=self._tls if to.secure else None,
-                    server_hostname=to.host.rstrip(".") if to.secure else None,
-                )
+                async with asyncio.timeout(_CONNECT_S):
+                    _, connection = await loop.create_connection(
+                        _Connection,
+                        address,
+                        to.port,
+                        ssl=self._tls if to.secure else None,
+                        server_hostname=to.host.rstrip(".") if to.secure else None,
+                    )
+            except TimeoutError:
+                failed = PostFailed(f"could not connect within {_CONNECT_S:g} s")
             except OSError as fault:
                 failed = PostFailed(_reason(fault))
             else:

@@ -23,7 +23,14 @@ async def request(reader: asyncio.StreamReader) -> bytes:
     return head
 
 
-def posting(serve: Serve, test: Callable[[Poster, str], Awaitable[None]]) -> None:
+class _TwoAddresses(Egress):
+    """Nobody listens on the first."""
+
+    def resolve(self, host: str, port: int, *, secure: bool) -> list[str]:
+        return ["127.0.0.2", *super().resolve(host, port, secure=secure)]
+
+
+def posting(serve: Serve, test: Callable[[Poster, str], Awaitable[None]], egress: type[Egress] = Egress) -> None:
     """Runs a test with a client and the URL of a server."""
 
     async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -37,7 +44,7 @@ def posting(serve: Serve, test: Callable[[Poster, str], Awaitable[None]]) -> Non
     async def run() -> None:
         server = await asyncio.start_server(quietly, "127.0.0.1", 0)
         with ThreadPoolExecutor(1) as names:
-            poster = Poster(Egress(networks("127.0.0.0/8")), names, ssl.create_default_context(), most_idle=2)
+            poster = Poster(egress(networks("127.0.0.0/8")), names, ssl.create_default_context(), most_idle=2)
             try:
                 await asyncio.wait_for(
                     test(poster, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?a=b"), 20
@@ -154,6 +161,13 @@ def test_what_comes_unasked_is_never_taken_for_an_answer() -> None:
         assert (await post(poster, url)).status == 200
 
     posting(answering(OK + b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", OK), test)
+
+
+def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
+    async def test(poster: Poster, url: str) -> None:
+        assert (await post(poster, url)).status == 200
+
+    posting(answering(OK), test, _TwoAddresses)
 
 
 def test_a_header_with_a_line_break_is_never_sent() -> None:
