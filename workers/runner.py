@@ -28,7 +28,7 @@ from storage.predictions import Finished, Predictions, Returned
 from workers import metrics
 from workers.call import Call, by_claim
 from workers.claims import Claims
-from workers.executor import DeviceHung, DeviceLost, Executor, Loaded, LoadFailed, Reply, Said
+from workers.executor import DeviceHung, DeviceLost, DiedLoading, Executor, Loaded, LoadFailed, Reply, Said
 from workers.finisher import Finisher, Settled, persist
 from workers.progress import Progress
 from workers.publisher import Publisher
@@ -37,6 +37,9 @@ from workers.window import Window
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 2
+#: Processes in a row that may die while they load before the version is called failed: once may be chance (a kernel
+#: short of memory), and a version that never loaded is not served until its worker restarts.
+_MOST_DEATHS = 3
 #: What a model has to let go of a canceled item before its process is ended, and when that is thought over again.
 _GRACE_S = 0.5
 
@@ -289,6 +292,7 @@ class Runner:
 
     def _device(self) -> None:
         pause = 0.2
+        deaths = 0
         while not self._stopping:
             executor = self._make_executor()
             self._on_state("loading", None, None)
@@ -304,15 +308,18 @@ class Runner:
                 executor.kill()
                 if self._stopping:
                     return
-                self._on_state("failed", str(error), None)
-                if not self._first_load.is_set():
-                    self.failed = str(error)
-                    self._first_load.set()
-                    return
-                log.error("%s@%s does not load any more: %s", *self._labels, error)
+                log.error("%s@%s does not load: %s", *self._labels, error)
+                deaths += 1
+                if not isinstance(error, DiedLoading) or deaths >= _MOST_DEATHS:
+                    self._on_state("failed", str(error), None)
+                    if not self._first_load.is_set():
+                        self.failed = str(error)
+                        self._first_load.set()
+                        return
                 self._pause(pause)
                 pause = min(pause * 2, 30.0)
                 continue
+            deaths = 0
             self._loading_executor = None
             self._on_state("ready", None, loaded)
             self._first_load.set()
