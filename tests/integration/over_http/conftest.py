@@ -1,11 +1,15 @@
 """The API as its clients meet it: a process of its own on real sockets, and a worker that the test plays by hand."""
 
+import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +22,7 @@ import redis
 
 from headway import broker, notices
 from headway.clock import new_id
-from headway.errors import ItemError
+from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
 from headway.notices import Ended
 from headway.testing import wait_until
@@ -197,6 +201,101 @@ class Stack:
             self.close = opened.pop_all().close
 
 
+class Proxy:
+    """A bad line to the API, on real sockets: what happens to the next connections stands in `plan`.
+
+    A number: so many bytes of answers pass, and when more come, the connection is cut; below 0 it is cut at once, and
+    nothing is passed on. Bytes: they are the answer, and the API is never asked. When the plan is over, all is well.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.plan: deque[int | bytes] = deque()
+        self.cut = threading.Event()
+        self.held = False  # what would be cut stays open, and silent
+        self._upstream = ("127.0.0.1", port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            self._open.add(connection)
+            fate = self.plan.popleft() if self.plan else None
+            self._run(self._serve, connection, fate)
+
+    def _run(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._threads.append(threading.Thread(target=function, args=arguments))
+        self._threads[-1].start()
+
+    def _serve(self, down: socket.socket, fate: int | bytes | None) -> None:
+        with down, contextlib.suppress(OSError):
+            if isinstance(fate, bytes):
+                _read_request(down)
+                down.sendall(fate)
+            elif fate is None or fate >= 0:
+                with socket.create_connection(self._upstream) as up:
+                    self._open.add(up)
+                    self._run(self._requests, down, up)
+                    self._answers(up, down, fate)
+                    _shut(up)
+            _shut(down)
+
+    def _requests(self, down: socket.socket, up: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := down.recv(65536):
+                up.sendall(data)
+            up.shutdown(socket.SHUT_WR)
+
+    def _answers(self, up: socket.socket, down: socket.socket, allowed: int | None) -> None:
+        while data := up.recv(65536):
+            if allowed is None:
+                down.sendall(data)
+                continue
+            down.sendall(data[:allowed])
+            if len(data) > allowed:
+                self.cut.set()
+                if not self.held:
+                    return
+            allowed = max(0, allowed - len(data))
+
+    def close(self) -> None:
+        _shut(self._listening)
+        self._listening.close()
+        for connection in self._open:
+            _shut(connection)
+        for thread in self._threads:
+            thread.join(10)
+
+
+def _read_request(connection: socket.socket) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request:
+        request += connection.recv(65536)
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    while len(body) < (int(length[1]) if length else 0):
+        body += connection.recv(65536)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(api: Api) -> Iterator[Proxy]:
+    """Before the API of the module's stack."""
+    made = Proxy(api.port)
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On SQLite, shared by a module's tests."""
@@ -214,6 +313,33 @@ def api(stack: Stack) -> Api:
 @pytest.fixture(scope="module")
 def worker(stack: Stack) -> PlayedWorker:
     return stack.worker
+
+
+@pytest.fixture
+def working(worker: PlayedWorker) -> Iterator[None]:
+    """Whatever is queued is answered with its input; what is `"bad"` fails."""
+    stopping = threading.Event()
+
+    def answer(body: bytes) -> bytes | ItemError:
+        return ItemError(ItemCode.MODEL_ERROR, "no good") if body == b'"bad"' else body
+
+    def run() -> None:
+        while not stopping.wait(0.005):
+            if ids := worker.queued():
+                worker.run(*ids, answer=answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    stopping.set()
+    thread.join()
+
+
+@pytest.fixture
+def idle(worker: PlayedWorker) -> None:
+    """Nothing is queued that another test has left."""
+    if ids := worker.queued():
+        worker.run(*ids)
 
 
 @pytest.fixture

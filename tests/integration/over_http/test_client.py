@@ -1,0 +1,326 @@
+"""`headway.Client` and `headway.AsyncClient`, one suite for both, on real sockets and over a bad line."""
+
+import asyncio
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import headway
+from headway.client import AsyncClient, AsyncJob, Client, Failure, PredictionFailed
+from headway.errors import SettingsError
+from headway.running import free_port
+
+if TYPE_CHECKING:
+    from tests.integration.over_http.conftest import Api, PlayedWorker, Proxy, Stack
+
+
+class Awaited:
+    """An AsyncClient or an AsyncJob whose coroutines are run to their end, so that tests are written once."""
+
+    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._target = target
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *positional, **named: self._settled(attribute(*positional, **named))
+
+    def _settled(self, value: Any) -> Any:
+        if inspect.isawaitable(value):
+            value = self._loop.run_until_complete(value)
+        if isinstance(value, AsyncJob):
+            return Awaited(value, self._loop)
+        return self._iterated(value) if hasattr(value, "__anext__") else value
+
+    def _iterated(self, values: Any) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    yield self._loop.run_until_complete(anext(values))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run_until_complete(values.aclose())
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture(params=["blocking", "awaiting"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Makes clients of either kind: `connect(url, timeout=…)`."""
+    made: list[Any] = []
+    loop = asyncio.new_event_loop()
+
+    def connect(*positional: Any, **named: Any) -> Any:
+        if request.param == "blocking":
+            made.append(Client(*positional, **named))
+        else:
+            made.append(Awaited(AsyncClient(*positional, **named), loop))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+    loop.close()
+
+
+@pytest.fixture
+def client(connect: Connect, api: "Api") -> Any:
+    return connect(api.url)
+
+
+def made(stack: "Stack") -> int:
+    """Predictions that were ever accepted."""
+    with stack.database.read() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM predictions").scalar_one())
+
+
+def answer(status: str, *headers: str, body: str = "") -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "Connection: close", "", body]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.usefixtures("working")
+def test_a_prediction_gives_the_output(client: Any) -> None:
+    assert client.predict("echo", {"text": "hé", "n": [1, None, True]}, timeout=20) == {
+        "text": "hé",
+        "n": [1, None, True],
+    }
+
+
+@pytest.mark.usefixtures("working")
+def test_arrays_and_their_scalars_are_sent_as_lists_and_numbers(client: Any) -> None:
+    sent = {"x": np.array([[1, 2], [3, 4]], np.float32), "n": np.int64(7), "f": np.float32(0.5)}
+    assert client.predict("echo", sent, timeout=20) == {"x": [[1.0, 2.0], [3.0, 4.0]], "n": 7, "f": 0.5}
+
+
+def test_what_json_has_not_is_refused_before_it_is_sent(client: Any, stack: "Stack") -> None:
+    before = made(stack)
+    for input_ in (float("nan"), np.array([1.0, np.inf])):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            client.submit("echo", input_)
+    with pytest.raises(TypeError, match="a set cannot be sent"):
+        client.submit("echo", {1})
+    assert made(stack) == before
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_job_knows_what_was_seen_of_it_and_gives_the_output_once_there_is_one(
+    client: Any, worker: "PlayedWorker"
+) -> None:
+    job = client.submit("echo", 5, version="1", priority=2, metadata={"who": "me"}, max_attempts=4)
+    assert (job.status, job.prediction.version, job.prediction.priority) == ("queued", "1", 2)
+    assert (job.prediction.metadata, job.prediction.max_attempts) == ({"who": "me"}, 4)
+    worker.finish(worker.claim(job.id, version="1"), job.id)
+    assert job.status == "queued"
+    assert job.refresh().status == "succeeded"
+    assert job.result(timeout=20) == 5
+    assert job.prediction.metrics.batch_size == 1
+    assert job.prediction.completed_at >= job.prediction.created_at
+    assert client.get(job.id) == job.prediction
+    assert client.get(job.id, include_input=True).input == 5
+
+
+@pytest.mark.usefixtures("working")
+def test_a_failed_prediction_raises_with_the_reason(client: Any) -> None:
+    job = client.submit("echo", "bad")
+    with pytest.raises(PredictionFailed, match=r"failed: no good \[model_error\]") as caught:
+        job.result(timeout=20)
+    assert caught.value.prediction.error == Failure("model_error", "no good", retryable=False)
+    assert job.status == "failed"
+    assert client.wait(job.id, timeout=20) == caught.value.prediction
+    with pytest.raises(headway.NotSucceeded):
+        client.predict("echo", "bad", timeout=20)
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_timeout_ends_the_waiting_and_not_the_prediction(client: Any, worker: "PlayedWorker") -> None:
+    for timeout in (0.3, 1.2):
+        job = client.submit("echo", 1)
+        began = time.monotonic()
+        with pytest.raises(headway.Timeout, match="is still queued") as caught:
+            job.result(timeout=timeout)
+        assert timeout <= time.monotonic() - began < timeout + 1
+        assert caught.value.prediction == job.prediction
+        with pytest.raises(headway.Timeout):
+            client.predict("echo", 1, timeout=0.2)
+    worker.run(job.id)
+    assert job.result(timeout=20) == 1
+
+
+REFUSED: dict[str, tuple[Callable[[Any], Any], int, str]] = {
+    "unknown model": (lambda client: client.submit("nope", 1), 404, "model_not_found"),
+    "no model's name": (lambda client: client.submit("echo/../x", 1), 404, "not_found"),
+    "unknown version": (lambda client: client.predict("echo", 1, version=9, timeout=20), 404, "version_not_found"),
+    "unknown id": (lambda client: client.get("nobody"), 404, "prediction_not_found"),
+    "unknown id, awaited": (lambda client: client.wait("nobody", timeout=20), 404, "prediction_not_found"),
+    "out of range": (lambda client: client.submit("echo", 1, priority=11), 422, "validation_failed"),
+}
+
+
+@pytest.mark.parametrize(("call", "status", "code"), REFUSED.values(), ids=REFUSED)
+def test_what_the_server_refuses_raises_with_its_code(
+    client: Any, call: Callable[[Any], Any], status: int, code: str
+) -> None:
+    with pytest.raises(headway.ApiError) as caught:
+        call(client)
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert caught.value.request_id
+    assert f"[{status} {code}]" in str(caught.value)
+    if status == 422:
+        assert caught.value.errors[0]["pointer"] == "/priority"
+        assert "/priority" in str(caught.value)
+
+
+def test_the_same_key_is_the_same_prediction(client: Any) -> None:
+    key = 'order "7" \\ Ω'.encode().hex()
+    first = client.submit("echo", {"a": 1}, idempotency_key=key)
+    assert client.submit("echo", {"a": 1}, idempotency_key=key).id == first.id
+    with pytest.raises(headway.ApiError) as caught:
+        client.submit("echo", {"a": 2}, idempotency_key=key)
+    assert caught.value.code == "idempotency_key_reused"
+    odd = client.submit("echo", 1, idempotency_key='say "hi" \\')
+    assert client.submit("echo", 1, idempotency_key='say "hi" \\').id == odd.id
+    with pytest.raises(ValueError, match="printable"):
+        client.submit("echo", 1, idempotency_key="a\nb")
+
+
+@pytest.mark.usefixtures("working")
+@pytest.mark.parametrize("allowed", [-1, 0, 40])
+def test_answers_that_are_lost_make_no_second_prediction(
+    connect: Connect, proxy: "Proxy", stack: "Stack", allowed: int
+) -> None:
+    before = made(stack)
+    proxy.plan.extend([allowed] * 3)
+    id_ = connect(proxy.url).submit("echo", "once").id
+    proxy.plan.extend([allowed] * 2)  # for the next client: the one before keeps the connection that went well
+    assert connect(proxy.url).wait(id_, timeout=20).output == "once"
+    assert made(stack) == before + 1
+
+    proxy.plan.extend([allowed] * 3)
+    assert connect(proxy.url).predict("echo", "twice", timeout=20) == "twice"
+    assert made(stack) == before + 2
+    assert not proxy.plan
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "502 Bad Gateway", "503 No", "504 Gateway Timeout"])
+def test_a_passing_refusal_is_tried_again_when_the_server_says(connect: Connect, proxy: "Proxy", status: str) -> None:
+    client = connect(proxy.url)
+    proxy.plan.extend([answer(status), answer(status, "Retry-After: 1", body="<html>busy</html>")])
+    began = time.monotonic()
+    assert client.submit("echo", 1).status == "queued"
+    assert 1.1 <= time.monotonic() - began < 5
+
+
+def test_a_refusal_that_lasts_longer_than_the_callers_time_is_told_at_once(connect: Connect, proxy: "Proxy") -> None:
+    client = connect(proxy.url, timeout=5)
+    proxy.plan.append(answer("429 Too Many Requests", "Retry-After: 60"))
+    began = time.monotonic()
+    with pytest.raises(headway.ApiError, match="Too Many Requests") as caught:
+        client.submit("echo", 1)
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 60)
+    assert time.monotonic() - began < 3
+
+
+def test_where_nobody_answers_it_says_so_after_its_retries(connect: Connect) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(headway.Unreachable, match=f"no answer from {url}"):
+        connect(url, retries=1).submit("echo", 1)
+    with pytest.raises(headway.Timeout, match="no answer in time"):
+        connect(url).predict("echo", 1, timeout=0.5)
+
+
+def test_a_line_that_falls_silent_is_left_when_the_callers_time_is_over(connect: Connect, proxy: "Proxy") -> None:
+    proxy.held = True
+    proxy.plan.extend([0] * 9)
+    began = time.monotonic()
+    with pytest.raises(headway.Timeout):
+        connect(proxy.url, timeout=1.5).submit("echo", 1)
+    assert 0.5 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "localhost"])
+def test_a_url_that_is_none_is_refused(connect: Connect, url: str) -> None:
+    with pytest.raises(SettingsError, match="URL"):
+        connect(url)
+
+
+def test_url_and_key_come_from_the_environment(connect: Connect, api: "Api", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWAY_URL", api.url)
+    monkeypatch.setenv("HEADWAY_API_KEY", "hw_of-nobody")
+    # There are no keys here, so any is as good as none; that it was sent shows where it cannot be.
+    assert connect().submit("echo", 1).status == "queued"
+    monkeypatch.setenv("HEADWAY_API_KEY", "line\nbreak")
+    with pytest.raises(SettingsError, match="key"):
+        connect()
+
+
+@pytest.mark.usefixtures("working")
+def test_threads_may_share_a_client(api: "Api") -> None:
+    with Client(api.url) as client, ThreadPoolExecutor(16) as callers:
+        answers = callers.map(lambda number: client.predict("echo", number, timeout=30), range(100))
+        assert list(answers) == list(range(100))
+
+
+@pytest.mark.usefixtures("working")
+def test_tasks_may_share_a_client(api: "Api") -> None:
+    async def run() -> list[Any]:
+        async with AsyncClient(api.url) as client:
+            return await asyncio.gather(*(client.predict("echo", number, timeout=30) for number in range(100)))
+
+    assert asyncio.run(run()) == list(range(100))
+
+
+SUBMITTER = """
+import sys, headway
+with headway.Client(sys.argv[1]) as client:
+    print(client.submit("echo", {"order": 7}, idempotency_key=sys.argv[2]).id)
+"""
+
+
+@pytest.mark.parametrize("command", ["library", "command line"])
+def test_a_client_killed_between_submit_and_answer_and_started_again_makes_one_prediction(
+    proxy: "Proxy", stack: "Stack", command: str
+) -> None:
+    key, before = f"order-7-{command}", made(stack)
+    arguments = {
+        "library": ["-c", SUBMITTER, proxy.url, key],
+        "command line": [
+            *("-m", "launch", "submit", "echo", '{"order": 7}'),
+            *("--url", proxy.url, "--idempotency-key", key),
+        ],
+    }[command]
+    proxy.held = True
+    proxy.plan.append(0)
+    killed = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE)
+    assert proxy.cut.wait(30)  # the API has answered, and the client has not heard of it
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.communicate()[0] == b""
+    assert made(stack) == before + 1
+
+    again = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, timeout=60)
+    assert made(stack) == before + 1
+    with Client(stack.api.url) as client:
+        assert client.get(again.stdout.strip(), include_input=True).input == {"order": 7}
+
+
+def test_who_imports_headway_for_a_model_loads_no_http() -> None:
+    program = (
+        "import sys, headway; heavy = {'httpx', 'numpy', 'torch', 'sqlalchemy'} & set(sys.modules); "
+        "assert not heavy, heavy; headway.Client; assert 'httpx' in sys.modules and 'numpy' not in sys.modules; "
+        "assert not {'api', 'storage', 'workers', 'launch'} & set(sys.modules); "
+        "assert hasattr(headway, 'AsyncClient') and not hasattr(headway, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
