@@ -27,9 +27,10 @@ from api.exchange import Call, Disconnected
 from api.service import Service
 from api.sites import Sites
 
-_REFUSED = ("unauthenticated", "forbidden")
+#: Every route but the open ones may answer these; the last is for query parameters that it does not take.
+_REFUSED = ("unauthenticated", "forbidden", "validation_failed")
 _SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
-               "payload_too_large", "unsupported_media_type", "validation_failed", "unavailable")  # fmt: skip
+               "payload_too_large", "unsupported_media_type", "unavailable")  # fmt: skip
 _PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 
@@ -88,6 +89,7 @@ HOT = [
         "prediction_purged",
         "unavailable",
         answers="PredictionBody",
+        statuses=(200, 304),
         headers=["Prefer", "If-None-Match"],
         query={"include": {"type": "string", "enum": ["input"]}},
     ),
@@ -100,7 +102,6 @@ DATA = [
         listing.list_predictions,
         "List predictions, newest first",
         "invalid_cursor",
-        "validation_failed",
         "unavailable",
         answers="PredictionList",
         query=listing.PARAMETERS,
@@ -135,7 +136,7 @@ DATA = [
         openapi.operation(
             "Send a webhook again",
             path="/v1/deliveries/{id}/redeliver",
-            problems=["delivery_not_found", "unavailable"],
+            problems=[*_REFUSED, "delivery_not_found", "unavailable"],
             statuses=(202,),
         ),
         202,

@@ -47,6 +47,12 @@ _LIST_SCHEMA = {
     },
 }
 
+#: Where a prediction leads: operation → its id.
+_LINKS = {
+    operation: {"operationId": operation, "parameters": {"id": "$response.body#/id"}}
+    for operation in ("read", "cancel", "retry", "delete", "list_deliveries")
+}
+
 _PARAMETER_WORDS = {
     "model": "The model's name.",
     "version": "A version, as a string.",
@@ -91,6 +97,8 @@ def operation(
         made["responses"][str(status)] = {"description": http.HTTPStatus(status).phrase} | (
             {} if status in NO_BODY else {"content": content}
         )
+        if answers == "PredictionBody":
+            made["responses"][str(status)]["links"] = _LINKS
     return made | dict(more or {})
 
 
@@ -107,7 +115,10 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "name": "Idempotency-Key",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "maxLength": 257},
+        "schema": {
+            "type": "string",
+            "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$',
+        },
         "description": "1 to 255 printable characters. The same key with the same body names the same prediction.",
     },
     "If-None-Match": {

@@ -52,7 +52,7 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     revision: int
     input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # with ?include=input
-    output: msgspec.Raw | msgspec.UnsetType | None  # left out of lists
+    output: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET  # left out of lists
     output_omitted: bool | msgspec.UnsetType = msgspec.UNSET  # in a webhook's body: too large for it
     error: ErrorBody | None
     attempt: int
