@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import headway
-from headway.client import AsyncClient, AsyncJob, Client, Failure, PredictionFailed
+from headway.client import AsyncClient, AsyncJob, Client, Failure, PredictionCanceled, PredictionFailed
 from headway.errors import SettingsError
 from headway.running import free_port
 
@@ -281,6 +281,59 @@ def test_tasks_may_share_a_client(api: "Api") -> None:
             return await asyncio.gather(*(client.predict("echo", number, timeout=30) for number in range(100)))
 
     assert asyncio.run(run()) == list(range(100))
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_job_is_canceled_retried_and_deleted(client: Any, worker: "PlayedWorker") -> None:
+    job = client.submit("echo", 1)
+    assert job.cancel().status == job.status == "canceled"
+    assert job.cancel().status == "canceled"
+    with pytest.raises(PredictionCanceled, match="was canceled") as caught:
+        job.result(timeout=20)
+    assert caught.value.prediction == job.prediction
+    assert job.retry().status == job.status == "queued"
+    with pytest.raises(headway.ApiError, match="not_terminal"):
+        job.delete()
+    worker.run(job.id)
+    assert job.result(timeout=20) == 1
+    with pytest.raises(headway.ApiError, match="already_terminal"):
+        job.cancel()
+    with pytest.raises(headway.ApiError, match="not_retryable"):
+        client.retry(job.id)
+    job.delete()
+    with pytest.raises(headway.ApiError, match="prediction_purged") as gone:
+        client.get(job.id)
+    assert gone.value.status == 410
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("allowed", [-1, 0])
+def test_verbs_whose_answer_is_lost_are_done_once(
+    connect: Connect, proxy: "Proxy", worker: "PlayedWorker", allowed: int
+) -> None:
+    id_ = connect(proxy.url).submit("echo", 1).id
+    proxy.plan.append(allowed)
+    assert connect(proxy.url).cancel(id_).status == "canceled"
+    proxy.plan.append(allowed)
+    assert connect(proxy.url).retry(id_).status == "queued"
+    worker.run(id_)
+    proxy.plan.append(allowed)
+    connect(proxy.url).delete(id_)
+    proxy.plan.append(allowed)
+    with pytest.raises(headway.ApiError, match="prediction_purged"):
+        connect(proxy.url).wait(id_, timeout=20)
+
+
+def test_a_list_goes_through_all_pages_newest_first(client: Any, api: "Api") -> None:
+    ids = [api.submit(number, version="1").json()["id"] for number in range(105)]
+    listed = list(client.list(model="echo", version=1, status="queued"))
+    assert [each.id for each in listed[:105]] == ids[::-1]
+    assert {(each.model, each.version, each.status) for each in listed} == {("echo", "1", "queued")}
+    assert len({each.id for each in listed}) == len(listed)
+    assert [each.id for each in client.list(limit=3)] == ids[:-4:-1]
+    assert list(client.list(model="pair", status="canceled")) == []
+    with pytest.raises(headway.ApiError, match="validation_failed"):
+        list(client.list(status="sleeping"))
 
 
 SUBMITTER = """
