@@ -1,6 +1,8 @@
 """The API as its clients meet it: a process of its own on real sockets, and a worker that the test plays by hand."""
 
+import asyncio
 import contextlib
+import inspect
 import os
 import re
 import signal
@@ -21,6 +23,7 @@ import pytest
 import redis
 
 from headway import broker, notices
+from headway.client import AsyncClient, AsyncJob, Client
 from headway.clock import new_id
 from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
@@ -366,3 +369,58 @@ def new_stack() -> Iterator[Callable[..., Stack]]:
             return stack
 
         yield make
+
+
+class Awaited:
+    """An AsyncClient or an AsyncJob whose coroutines are run to their end, so that tests are written once."""
+
+    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._target = target
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *positional, **named: self._settled(attribute(*positional, **named))
+
+    def _settled(self, value: Any) -> Any:
+        if inspect.isawaitable(value):
+            value = self._loop.run_until_complete(value)
+        if isinstance(value, AsyncJob):
+            return Awaited(value, self._loop)
+        return self._iterated(value) if hasattr(value, "__anext__") else value
+
+    def _iterated(self, values: Any) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    yield self._loop.run_until_complete(anext(values))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run_until_complete(values.aclose())
+
+
+@pytest.fixture(params=["blocking", "awaiting"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes clients of either kind: `connect(url, timeout=…)`."""
+    made: list[Any] = []
+    loop = asyncio.new_event_loop()
+
+    def connect(*positional: Any, **named: Any) -> Any:
+        if request.param == "blocking":
+            made.append(Client(*positional, **named))
+        else:
+            made.append(Awaited(AsyncClient(*positional, **named), loop))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+    loop.close()
+
+
+@pytest.fixture
+def client(connect: Callable[..., Any], api: Api) -> Any:
+    return connect(api.url)

@@ -1,13 +1,12 @@
 """`headway.Client` and `headway.AsyncClient`, one suite for both, on real sockets and over a bad line."""
 
 import asyncio
-import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 import headway
-from headway.client import AsyncClient, AsyncJob, Client, Failure, PredictionCanceled, PredictionFailed
+from headway.client import AsyncClient, Client, Failure, PredictionCanceled, PredictionFailed
 from headway.errors import SettingsError
 from headway.running import free_port
 
@@ -23,62 +22,7 @@ if TYPE_CHECKING:
     from tests.integration.over_http.conftest import Api, PlayedWorker, Proxy, Stack
 
 
-class Awaited:
-    """An AsyncClient or an AsyncJob whose coroutines are run to their end, so that tests are written once."""
-
-    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._target = target
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._target, name)
-        if not callable(attribute):
-            return attribute
-        return lambda *positional, **named: self._settled(attribute(*positional, **named))
-
-    def _settled(self, value: Any) -> Any:
-        if inspect.isawaitable(value):
-            value = self._loop.run_until_complete(value)
-        if isinstance(value, AsyncJob):
-            return Awaited(value, self._loop)
-        return self._iterated(value) if hasattr(value, "__anext__") else value
-
-    def _iterated(self, values: Any) -> Iterator[Any]:
-        try:
-            while True:
-                try:
-                    yield self._loop.run_until_complete(anext(values))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._loop.run_until_complete(values.aclose())
-
-
 Connect = Callable[..., Any]
-
-
-@pytest.fixture(params=["blocking", "awaiting"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients of either kind: `connect(url, timeout=…)`."""
-    made: list[Any] = []
-    loop = asyncio.new_event_loop()
-
-    def connect(*positional: Any, **named: Any) -> Any:
-        if request.param == "blocking":
-            made.append(Client(*positional, **named))
-        else:
-            made.append(Awaited(AsyncClient(*positional, **named), loop))
-        return made[-1]
-
-    yield connect
-    for client in made:
-        client.close()
-    loop.close()
-
-
-@pytest.fixture
-def client(connect: Connect, api: "Api") -> Any:
-    return connect(api.url)
 
 
 def made(stack: "Stack") -> int:
