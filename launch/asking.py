@@ -46,15 +46,17 @@ def asking(url: str | None, key: str | None) -> Iterator[Client]:
     except (NotSucceeded, Timeout, Unreachable, ApiError) as error:
         if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
             raise
-        print(f"headway: {error}", file=sys.stderr)
+        print(f"headway: {_one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from error
     except (ValueError, RecursionError) as error:  # an input or a key that cannot be sent
         raise SettingsError(str(error)) from error
 
 
-def read_input(argument: str) -> Any:
-    """JSON where it is JSON, else a string: the argument itself, `-` from stdin, `@FILE` from a file."""
-    text = argument
+def read_input(argument: str | None) -> Any:
+    """JSON where it is JSON, else a string: the argument itself, `@FILE` from a file, `-` or nothing from stdin."""
+    if argument is None and sys.stdin.isatty():
+        raise SettingsError("there is no input: give it as an argument, as @FILE or on stdin")
+    text = argument = argument or "-"
     try:
         if argument == "-":
             text = sys.stdin.read()
@@ -123,11 +125,16 @@ def _line(event: Event) -> Text:
         return Text(f"{at} output {dumped(event.output)}")
     if isinstance(event, Progressed):
         share = "" if event.fraction is None else f" {event.fraction:.0%}"
-        return Text(f"{at} progress{share} {event.message or ''}".rstrip())
+        return Text(f"{at} progress{share} {_one_line(event.message or '')}".rstrip())
     error = event.prediction.error if event.prediction is not None else None
-    why = f": {error.message} [{error.code}]" if error is not None else ""
+    why = f": {_one_line(error.message)} [{error.code}]" if error is not None else ""
     attempt = f" attempt {event.attempt}" if event.status == "in_progress" else ""
     return Text.assemble(f"{at} ", (event.status, _COLOURS.get(event.status, "")), f"{attempt}{why}")
+
+
+def _one_line(text: str) -> str:
+    """What a model said, without what would break the line or drive the terminal."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def show_list(predictions: Iterable[Prediction], as_json: bool) -> None:

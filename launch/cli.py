@@ -250,11 +250,8 @@ def flower(
 def submit(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
     input_: Annotated[
-        str,
-        typer.Argument(
-            metavar="[INPUT]", help="JSON, or else a string; - reads stdin, @FILE a file.", show_default=False
-        ),
-    ] = "-",
+        str | None, typer.Argument(metavar="[INPUT]", help="JSON, or else a string; @FILE reads a file, - stdin.")
+    ] = None,
     *,
     version: Annotated[str | None, typer.Option(envvar="HEADWAY_SUBMIT_VERSION")] = None,
     alias: Annotated[str | None, typer.Option(envvar="HEADWAY_SUBMIT_ALIAS")] = None,

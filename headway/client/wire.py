@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from headway import __version__
 from headway.client.steps import Answer, Lost, Send
 from headway.errors import SettingsError
 from headway.settings import secret
@@ -23,7 +24,7 @@ def options(base_url: str | None, api_key: str | None) -> dict[str, Any]:
     key = api_key or secret(os.environ, "HEADWAY_API_KEY", "")
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("the API key has characters that no key has")
-    headers = {"user-agent": "headway", **({"authorization": f"Bearer {key}"} if key else {})}
+    headers = {"user-agent": f"headway/{__version__}", **({"authorization": f"Bearer {key}"} if key else {})}
     # The authorities' certificates are loaded where they are needed: it is the slow part of making a client. Without
     # them a context trusts nobody.
     verify = True if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

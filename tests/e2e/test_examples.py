@@ -14,11 +14,8 @@ import pytest
 
 from examples import train_digits
 from headway.running import RunningHeadway
-from headway.webhooks import new_secret
 
 ROOT = Path(__file__).resolve().parents[2]
-
-WEBHOOKS = {"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8", "HEADWAY_WEBHOOK_SECRET": new_secret()}
 
 # The first of them trains a model and loads two, which takes its time on a small machine.
 pytestmark = pytest.mark.timeout(300)
@@ -29,7 +26,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(ROOT / "examples" / "models", folder / "models", ignore=shutil.ignore_patterns("model.pt2"))
     run("examples.train_digits", "--output", str(folder / "models" / "digits" / "1" / "model.pt2"))
-    with RunningHeadway(folder, environ=WEBHOOKS) as system:
+    with RunningHeadway(folder, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}) as system:
         yield system
 
 
@@ -98,7 +95,7 @@ def test_submit_many_prints_an_answer_for_each_input(system: RunningHeadway) -> 
 
 
 def test_a_receiver_prints_the_events_it_can_verify(system: RunningHeadway, client: httpx.Client) -> None:
-    secret = WEBHOOKS["HEADWAY_WEBHOOK_SECRET"]
+    secret = run("launch", "webhooks", "secret", "--database-url", f"sqlite:///{system.database}").strip()
     command = [sys.executable, "-m", "examples.receive_webhooks", "--port", "0", "--secret", secret]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as receiver:
         late = threading.Timer(60, receiver.kill)

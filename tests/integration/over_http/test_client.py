@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import headway
 from headway.client import AsyncClient, Client, Failure, PredictionCanceled, PredictionFailed
 from headway.errors import SettingsError
+from headway.keys import new_token
 from headway.running import free_port
 
 if TYPE_CHECKING:
@@ -201,10 +203,22 @@ def test_a_url_that_is_none_is_refused(connect: Connect, url: str) -> None:
         connect(url)
 
 
-def test_url_and_key_come_from_the_environment(connect: Connect, api: "Api", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADWAY_URL", api.url)
-    monkeypatch.setenv("HEADWAY_API_KEY", "hw_of-nobody")
-    # There are no keys here, so any is as good as none; that it was sent shows where it cannot be.
+def test_url_and_key_come_from_the_environment(
+    connect: Connect,
+    new_stack: Callable[..., "Stack"],
+    sqlite_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = new_token()
+    guarded = new_stack(sqlite_url, HEADWAY_BOOTSTRAP_KEY=key)
+    with pytest.raises(headway.ApiError, match="unauthenticated"):
+        connect(guarded.api.url).submit("echo", 1)
+    assert connect(guarded.api.url, key).submit("echo", 1).status == "queued"
+
+    monkeypatch.setenv("HEADWAY_URL", guarded.api.url)
+    (tmp_path / "key").write_text(f"{key}\n")
+    monkeypatch.setenv("HEADWAY_API_KEY_FILE", str(tmp_path / "key"))
     assert connect().submit("echo", 1).status == "queued"
     monkeypatch.setenv("HEADWAY_API_KEY", "line\nbreak")
     with pytest.raises(SettingsError, match="key"):

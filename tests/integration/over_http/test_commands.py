@@ -78,12 +78,17 @@ def test_what_is_submitted_is_listed_canceled_and_retried(environ: dict[str, str
     assert "not_retryable" in told(run(environ, "retry", id_), 2)
 
 
-def test_a_terminal_sees_a_table(environ: dict[str, str], api: "Api") -> None:
+def test_a_terminal_sees_a_table_and_is_not_waited_for(environ: dict[str, str], api: "Api") -> None:
     id_ = api.submit(version="1").json()["id"]
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "launch", "list", "--limit", "1"]
+    command = [sys.executable, "-m", "launch"]
     screen = {**environ, "COLUMNS": "150", "TERM": "xterm"}
-    done = subprocess.run(command, env=screen, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
+    list_ = [*command, "list", "--limit", "1"]
+    done = subprocess.run(list_, env=screen, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
+    submit = [*command, "submit", "echo"]
+    without_input = subprocess.run(submit, env=screen, stdin=theirs, capture_output=True, timeout=60, check=False)
+    assert (without_input.returncode, without_input.stdout) == (2, b"")
+    assert without_input.stderr.startswith(b"headway: there is no input")
     os.close(theirs)
     drawn = os.read(ours, 65536).decode()
     os.close(ours)
