@@ -10,10 +10,13 @@ import httpx
 from headway.client import wire
 from headway.client.handle import Handle
 from headway.client.records import Event, Prediction
-from headway.client.steps import Came, Give, Pause, Read, Send, Verb
+from headway.client.steps import Came, Give, Lost, Pause, Read, Send, Verb
 from headway.client.verbs import Filter, Options, Verbs, output_of
 
 T = TypeVar("T")
+
+#: Requests under way at most; ten thousand tasks need not ten thousand connections. Streams of events come on top.
+_AT_ONCE = 100
 
 
 class AsyncClient:
@@ -25,7 +28,9 @@ class AsyncClient:
     def __init__(
         self, base_url: str | None = None, api_key: str | None = None, *, timeout: float = 60.0, retries: int = 8
     ) -> None:
-        self._http = httpx.AsyncClient(**wire.options(base_url, api_key))
+        options = wire.options(base_url, api_key)
+        self._lines = wire.Lines(lambda: httpx.AsyncClient(**options))
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._verbs = Verbs(timeout, retries)
 
     async def __aenter__(self) -> Self:
@@ -35,7 +40,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        await self._http.aclose()
+        for http in self._lines.all:
+            await http.aclose()
 
     async def predict(self, model: str, input: Any, *, timeout: float | None = None, **options: Unpack[Options]) -> Any:
         """The output. Raises PredictionFailed and its like, and Timeout after `timeout` seconds."""
@@ -108,25 +114,35 @@ class AsyncClient:
             return None
         assert isinstance(step, Send)
         try:
-            response = await self._http.send(wire.request(self._http, step))
-        except httpx.TransportError as error:
-            return wire.lost(error, self._http)
+            async with asyncio.timeout(step.left_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            return Lost(f"{_AT_ONCE} others were before it")
+        try:
+            with self._lines.one() as http:
+                try:
+                    response = await http.send(wire.request(http, step))
+                except httpx.TransportError as error:
+                    return wire.lost(error, http)
+        finally:
+            self._turns.release()
         return wire.answer(response, response.content)
 
     async def _open(self, step: Send, streams: AsyncExitStack) -> tuple[Came, AsyncIterator[bytes]]:
+        http = streams.enter_context(self._lines.one())
         try:
-            response = await self._http.send(wire.request(self._http, step), stream=True)
+            response = await http.send(wire.request(http, step), stream=True)
             streams.push_async_callback(response.aclose)
             body = b"" if response.is_success else await response.aread()
         except httpx.TransportError as error:
-            return wire.lost(error, self._http), _nothing()
+            return wire.lost(error, http), _nothing()
         return wire.answer(response, body), response.aiter_bytes()
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> Came:
         try:
             return await anext(chunks, b"")
         except httpx.TransportError as error:
-            return wire.lost(error, self._http)
+            return wire.lost(error)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

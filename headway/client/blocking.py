@@ -27,7 +27,8 @@ class Client:
     def __init__(
         self, base_url: str | None = None, api_key: str | None = None, *, timeout: float = 60.0, retries: int = 8
     ) -> None:
-        self._http = httpx.Client(**wire.options(base_url, api_key))
+        options = wire.options(base_url, api_key)
+        self._lines = wire.Lines(lambda: httpx.Client(**options))
         self._verbs = Verbs(timeout, retries)
 
     def __enter__(self) -> Self:
@@ -37,7 +38,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        for http in self._lines.all:
+            http.close()
 
     def predict(self, model: str, input: Any, *, timeout: float | None = None, **options: Unpack[Options]) -> Any:
         """The output. Raises PredictionFailed and its like, and Timeout after `timeout` seconds."""
@@ -109,26 +111,28 @@ class Client:
             time.sleep(step.seconds)
             return None
         assert isinstance(step, Send)
-        try:
-            response = self._http.send(wire.request(self._http, step))
-        except httpx.TransportError as error:
-            return wire.lost(error, self._http)
+        with self._lines.one() as http:
+            try:
+                response = http.send(wire.request(http, step))
+            except httpx.TransportError as error:
+                return wire.lost(error, http)
         return wire.answer(response, response.content)
 
     def _open(self, step: Send, streams: ExitStack) -> tuple[Came, Iterator[bytes]]:
+        http = streams.enter_context(self._lines.one())
         try:
-            response = self._http.send(wire.request(self._http, step), stream=True)
+            response = http.send(wire.request(http, step), stream=True)
             streams.callback(response.close)
             body = b"" if response.is_success else response.read()
         except httpx.TransportError as error:
-            return wire.lost(error, self._http), iter(())
+            return wire.lost(error, http), iter(())
         return wire.answer(response, body), response.iter_bytes()
 
     def _read(self, chunks: Iterator[bytes]) -> Came:
         try:
             return next(chunks, b"")
         except httpx.TransportError as error:
-            return wire.lost(error, self._http)
+            return wire.lost(error)
 
 
 class Job(Handle):

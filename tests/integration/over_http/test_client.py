@@ -233,12 +233,29 @@ def test_threads_may_share_a_client(api: "Api") -> None:
 
 
 @pytest.mark.usefixtures("working")
-def test_tasks_may_share_a_client(api: "Api") -> None:
+def test_hundreds_of_tasks_may_share_a_client(api: "Api") -> None:
     async def run() -> list[Any]:
         async with AsyncClient(api.url) as client:
-            return await asyncio.gather(*(client.predict("echo", number, timeout=30) for number in range(100)))
+            return await asyncio.gather(*(client.predict("echo", number, timeout=60) for number in range(400)))
 
-    assert asyncio.run(run()) == list(range(100))
+    assert asyncio.run(run()) == list(range(400))
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_call_that_is_canceled_while_others_wait_leaves_them_alone(api: "Api", worker: "PlayedWorker") -> None:
+    async def run() -> list[Any]:
+        async with AsyncClient(api.url) as client:
+            job = await client.submit("echo", 7)
+            waiting = [asyncio.create_task(job.result()) for _ in range(150)]
+            await asyncio.sleep(0)
+            for each in waiting[::2]:
+                each.cancel()
+            worker.run(job.id)
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+    results = asyncio.run(run())
+    assert results[1::2] == [7] * 75
+    assert {type(each) for each in results[::2]} == {asyncio.CancelledError}
 
 
 @pytest.mark.usefixtures("idle")
