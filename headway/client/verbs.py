@@ -7,7 +7,7 @@ exceeded on purpose: what could only be tried after it is over fails now.
 
 import dataclasses
 import datetime
-import http
+import http.client
 import json
 import random
 import time
@@ -147,7 +147,7 @@ class Verbs:
         self, model: str, input_: Any, options: Options, deadline: float | None, wait_s: int
     ) -> Verb[Prediction]:
         fields = {name: value for name, value in options.items() if value is not None}
-        key = str(fields.pop("idempotency_key", None) or uuid.uuid4())
+        key = str(fields.pop("idempotency_key", uuid.uuid4()))
         headers = {"content-type": "application/json", "idempotency-key": _quoted(key), **_prefer(wait_s)}
         # Encoded once: a server knows a submission again by its bytes.
         body = _encoded({"input": input_, **fields})
@@ -271,7 +271,7 @@ def _problem(answer: Answer) -> ApiError:
     try:
         told = msgspec.json.decode(answer.body, type=_Told)
     except msgspec.DecodeError:
-        told = _Told(detail=http.HTTPStatus(answer.status).phrase)
+        told = _Told(detail=http.client.responses.get(answer.status, "An answer without a reason"))
     return ApiError(
         answer.status,
         told.code,

@@ -164,6 +164,12 @@ def test_what_is_no_answer_of_ours_is_said_so(time: Time) -> None:
         time.run(time.verbs().get("p1"), Answer(200, {}, b"<html>"))
     with pytest.raises(ApiError, match=r"Bad Request \[400 unknown\]"):
         time.run(time.verbs().get("p1"), Answer(400, {}, b"<html>"))
+    with pytest.raises(ApiError, match=r"without a reason \[520 unknown\]"):
+        time.run(time.verbs().get("p1"), Answer(520, {}, b""))
+    with pytest.raises(ApiError, match="no answer of a Headway server"):
+        time.run(time.verbs().events("p1", None), OPEN, b"event: transition\nid: 1\ndata: {}\n\n")
+    with pytest.raises(ApiError, match="no answer of a Headway server"):
+        time.run(time.verbs().events("p1", None), OPEN, b"event: transition\ndata: [\n\n")
     with pytest.raises(ApiError, match="307"):
         time.run(time.verbs().get("p1"), Answer(307, {"location": "/"}, b""))
 

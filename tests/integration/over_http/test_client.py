@@ -112,6 +112,8 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], int, str]] = {
     "unknown version": (lambda client: client.predict("echo", 1, version=9, timeout=20), 404, "version_not_found"),
     "unknown id": (lambda client: client.get("nobody"), 404, "prediction_not_found"),
     "unknown id, awaited": (lambda client: client.wait("nobody", timeout=20), 404, "prediction_not_found"),
+    "too large": (lambda client: client.submit("echo", "x" * 3_000_000), 413, "payload_too_large"),
+    "no key": (lambda client: client.submit("echo", 1, idempotency_key=""), 422, "validation_failed"),
     "out of range": (lambda client: client.submit("echo", 1, priority=11), 422, "validation_failed"),
 }
 
@@ -125,9 +127,13 @@ def test_what_the_server_refuses_raises_with_its_code(
     assert (caught.value.status, caught.value.code) == (status, code)
     assert caught.value.request_id
     assert f"[{status} {code}]" in str(caught.value)
-    if status == 422:
-        assert caught.value.errors[0]["pointer"] == "/priority"
-        assert "/priority" in str(caught.value)
+
+
+def test_a_refusal_says_where_the_mistake_is(client: Any) -> None:
+    with pytest.raises(headway.ApiError, match=r"/priority") as caught:
+        client.submit("echo", 1, priority=11)
+    assert caught.value.errors[0]["pointer"] == "/priority"
+    assert caught.value.errors[0]["detail"] == caught.value.detail
 
 
 def test_the_same_key_is_the_same_prediction(client: Any) -> None:
