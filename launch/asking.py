@@ -112,11 +112,11 @@ def _drawn(events: Iterable[Event], console: Console) -> Iterator[Event]:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None)
         for event in events:
-            yield event
             if isinstance(event, Transition):
                 progress.update(bar, description=event.status, total=None)
             elif isinstance(event, Progressed):
                 progress.update(bar, completed=event.fraction, total=1.0)
+            yield event
 
 
 def _line(event: Event) -> Text:
