@@ -56,7 +56,7 @@ def read_input(argument: str | None) -> Any:
     """JSON where it is JSON, else a string: the argument itself, `@FILE` from a file, `-` or nothing from stdin."""
     if argument is None and sys.stdin.isatty():
         raise SettingsError("there is no input: give it as an argument, as @FILE or on stdin")
-    text = argument = argument or "-"
+    text = argument = "-" if argument is None else argument
     try:
         if argument == "-":
             text = sys.stdin.read()
