@@ -60,7 +60,7 @@ def test_an_input_is_an_argument_a_file_or_what_comes_in_and_the_output_is_alone
 @pytest.mark.usefixtures("idle")
 def test_what_is_submitted_is_listed_canceled_and_retried(environ: dict[str, str], api: "Api") -> None:
     options = ["--version", "1", "--priority", "3", "--metadata", "who=me", "--metadata", "sum=1+1=2"]
-    options += ["--queue-timeout", "60", "--max-attempts", "2", "--webhook", "http://127.0.0.1:9/hook"]
+    options += ["--queue-timeout", "60", "--max-attempts", "2", "--webhook", "http://127.0.0.1:9999/hook"]
     id_ = printed(run(environ, "submit", "echo", "[1]", *options)).strip()
     prediction = api.client.get(f"/v1/predictions/{id_}", params={"include": "input"}).json()
     assert (prediction["input"], prediction["version"], prediction["priority"]) == ([1], "1", 3)
