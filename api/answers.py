@@ -1,12 +1,18 @@
-"""What an endpoint returns: a status, headers and a body that is complete."""
+"""What an endpoint returns: a status, headers and a body that is complete, or one that is written as it comes."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Send
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+#: Takes the next piece of a body, and returns when the client has taken enough of those before.
+Write = Callable[[bytes], Awaitable[None]]
+
+#: Of these statuses an answer has neither a body nor its length.
+BODILESS = (204, 304)
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"), (b"cache-control", b"private, no-cache"))
 
@@ -20,10 +26,17 @@ class Answer(NamedTuple):
 
     async def send(self, send: Send, request_id: str) -> None:
         headers = [*self.headers, (b"x-request-id", request_id.encode())]
-        if self.status != 304:
+        if self.status not in BODILESS:
             headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
+
+
+class Streamed(NamedTuple):
+    """200 and a body that `write` makes piece by piece; it is canceled when the client hangs up."""
+
+    headers: Headers
+    write: Callable[[Write], Awaitable[None]]
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:

@@ -4,6 +4,7 @@ Every route is FastAPI's, so that OpenAPI, 404 and 405 with Allow are right; the
 stands in front and awaits the same functions.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -16,12 +17,12 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import headway
-from api import health, hot, keys, models, openapi, predict, predictions, problems, scrape, webhooks
+from api import events, health, hot, keys, models, openapi, predict, predictions, problems, scrape, webhooks
 from api.access import NOBODY
-from api.answers import Answer
+from api.answers import BODILESS, Answer, Streamed
 from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected
 from api.service import Service
@@ -86,6 +87,16 @@ HOT = [
 
 DATA = [
     *HOT,
+    Endpoint(
+        "GET",
+        "/v1/predictions/{id}/events",
+        events.events,
+        openapi.events_operation(
+            "/v1/predictions/{id}/events",
+            problems=(*_REFUSED, "malformed_request", "prediction_not_found", "prediction_purged", "unavailable"),
+        ),
+        scope="read",
+    ),
     _get(
         "/v1/predictions/{id}/deliveries",
         webhooks.list_deliveries,
@@ -155,9 +166,40 @@ def _response(answer: Answer) -> Response:
     response = Response(status_code=answer.status)
     response.body = answer.body
     response.raw_headers = [*answer.headers]
-    if answer.status != 304:
+    if answer.status not in BODILESS:
         response.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
     return response
+
+
+class _StreamingResponse(Response):
+    """Ends as soon as the client hangs up, whatever is being waited for then."""
+
+    def __init__(self, streamed: Streamed) -> None:
+        super().__init__()
+        self.raw_headers = [*streamed.headers]
+        self._write = streamed.write
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(piece: bytes) -> None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        writing = asyncio.ensure_future(self._write(write))
+        hung_up = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((writing, hung_up), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            writing.cancel()
+            hung_up.cancel()
+            await asyncio.gather(writing, hung_up, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Name(Convertor[str]):
@@ -188,7 +230,12 @@ def _route(service: Service, endpoint: Endpoint) -> APIRoute:
             headers=scope[hot.HEADERS],
             tenant=caller.tenant,
         )
-        return _response(await endpoint.function(service, call))
+        answer = await endpoint.function(service, call)
+        if isinstance(answer, Answer):
+            return _response(answer)
+        if scope[hot.HEAD]:
+            return _response(Answer(200, b"", answer.headers))
+        return _StreamingResponse(answer)
 
     return APIRoute(
         re.sub(r"{(\w+)}", r"{\1:name}", endpoint.path),

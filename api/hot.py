@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.access import Caller
-from api.answers import Answer
+from api.answers import Answer, Streamed
 from api.endpoint import Endpoint
 from api.exchange import Call, Disconnected, request_id, single_headers
 from api.problems import Problem
@@ -29,6 +29,8 @@ from api.sites import Sites
 REQUEST_ID = "headway.request_id"
 HEADERS = "headway.headers"
 CALLER = "headway.caller"
+#: True where the client asked by HEAD, which goes on as GET.
+HEAD = "headway.head"
 
 _Match = tuple[Endpoint, Mapping[str, str]]
 
@@ -58,7 +60,7 @@ class Front:
         send = self._sites.sharing(headers, send)
         match = self._match(scope["method"], scope["path"])
         passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers} if match is None else {}
-        answer: Answer | None
+        answer: Answer | Streamed | None
         try:
             self._sites.check(scope, headers)
             if match is None:
@@ -80,6 +82,7 @@ class Front:
         if answer is None:
             await self._pass_on(passed, receive, send, id_)
             return
+        assert isinstance(answer, Answer)  # what takes long to send is not hot
         metrics.count_request("other" if match is None else match[0].path, answer.status)
         await answer.send(send, id_)
 
@@ -110,8 +113,8 @@ class Front:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
         """HEAD goes on as GET; the server leaves its body out."""
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        inner: dict[str, Any] = {**scope, "method": method}
+        head = scope["method"] == "HEAD"
+        inner: dict[str, Any] = {**scope, "method": "GET" if head else scope["method"], HEAD: head}
         started = False
 
         async def sending(message: Message) -> None:
