@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test fuzz check bench clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ demo: demo-install  ## start everything, run the main job on real input, stop
 
 test: test-install  ## the whole test suite
 	$(BIN)/python -m pytest
+
+fuzz: test-install  ## two thousand requests and more that OpenAPI allows or forbids
+	FUZZ_EXAMPLES=80 $(BIN)/python -m pytest tests/e2e/test_openapi_fuzz.py -s
 
 check: test-install  ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -11,10 +11,11 @@ Headers = Sequence[tuple[bytes, bytes]]
 #: Takes the next piece of a body, and returns when the client has taken enough of those before.
 Write = Callable[[bytes], Awaitable[None]]
 
-#: Of these statuses an answer has neither a body nor its length.
-BODILESS = (204, 304)
-
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"), (b"cache-control", b"private, no-cache"))
+
+
+#: Statuses whose answer has no body, and so no length of one.
+NO_BODY = (204, 304)
 
 
 class Answer(NamedTuple):
@@ -26,7 +27,7 @@ class Answer(NamedTuple):
 
     async def send(self, send: Send, request_id: str) -> None:
         headers = [*self.headers, (b"x-request-id", request_id.encode())]
-        if self.status not in BODILESS:
+        if self.status not in NO_BODY:
             headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})

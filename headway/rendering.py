@@ -26,10 +26,19 @@ class Metrics(msgspec.Struct, frozen=True):
     batch_size: int | None
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """What the model last said of itself: the share that is done, 0 to 1."""
+
+    fraction: float
+    message: str | None
+
+
 class Urls(msgspec.Struct, frozen=True):
     """Where to go on from here."""
 
     get: str
+    cancel: str
+    events: str
 
 
 class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,13 +52,14 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     revision: int
     input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # with ?include=input
-    output: msgspec.Raw | None
+    output: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET  # left out of lists
     output_omitted: bool | msgspec.UnsetType = msgspec.UNSET  # in a webhook's body: too large for it
     error: ErrorBody | None
     attempt: int
     max_attempts: int
     priority: int
     metadata: dict[str, str]
+    progress: Progress | msgspec.Raw | None
     created_at: str
     started_at: str | None
     completed_at: str | None
@@ -70,8 +80,15 @@ def path_of(id_: str, public_url: str) -> str:
 
 
 def prediction_json(
-    row: Prediction, public_url: str, input_: bytes | None = None, *, output_omitted: bool = False
+    row: Prediction,
+    public_url: str,
+    input_: bytes | None = None,
+    *,
+    output_omitted: bool = False,
+    listed: bool = False,
 ) -> bytes:
+    """`listed`: as a list shows it, without its output."""
+    path = path_of(row.id, public_url)
     error = row.error
     body = PredictionBody(
         id=row.id,
@@ -81,20 +98,21 @@ def prediction_json(
         status=_LABELS[row.status],
         revision=row.revision,
         input=msgspec.UNSET if input_ is None else msgspec.Raw(input_),
-        output=None if row.output is None else msgspec.Raw(row.output),
+        output=msgspec.UNSET if listed else None if row.output is None else msgspec.Raw(row.output),
         output_omitted=True if output_omitted else msgspec.UNSET,
         error=None if error is None else ErrorBody(error.code, error.message, error.code.retryable),
         attempt=row.attempt,
         max_attempts=row.max_attempts,
         priority=row.priority,
         metadata=row.metadata,
+        progress=None if row.progress is None else msgspec.Raw(row.progress),
         created_at=time_of(row.created_at),
         started_at=optional_time(row.started_at),
         completed_at=optional_time(row.completed_at),
         expires_at=optional_time(row.expires_at),
         metrics=_metrics(row),
         webhook_status=_TOLD[row.webhook_status],
-        urls=Urls(path_of(row.id, public_url)),
+        urls=Urls(path, f"{path}/cancel", f"{path}/events"),
     )
     return _encoder.encode(body)
 

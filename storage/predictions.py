@@ -572,6 +572,11 @@ class Predictions:
 
         return self._read(once)
 
+    def hint(self, id_: str) -> Hint | None:
+        """Of a row that is queued."""
+        row = self._read(lambda c: self._database.run(c, "hint", id=id_).one_or_none())
+        return None if row is None else Hint(id=row[0], size=row[1], shape=row[2], position=row[3])
+
     def oldest_queued(self, line: str, limit: int, *, before: int | None = None) -> list[tuple[int, Hint]]:
         """(priority, hint) of a line's first rows by position, of those before position `before`; none expired."""
         bound = _FOREVER if before is None else before

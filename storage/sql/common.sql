@@ -155,6 +155,9 @@ ORDER BY predictions.id DESC LIMIT 1 OFFSET :skip;
 SELECT CAST(id AS text) FROM predictions WHERE tenant_id = :tenant_id AND failed AND id < :after
 ORDER BY predictions.id DESC LIMIT 1 OFFSET :skip;
 
+-- hint
+SELECT CAST(id AS text), size, shape, position FROM predictions WHERE id = :id AND status = 0;
+
 -- count_by_status
 SELECT status, count(*) FROM predictions GROUP BY status;
 

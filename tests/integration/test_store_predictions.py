@@ -498,7 +498,7 @@ def reach(store: Any, status: Status) -> tuple[str, str]:
         return id_, new_id()
     claim, _ = store.claimed([id_])
     if status is Status.CANCELING:
-        store.execute(f"UPDATE predictions SET status = 2, revision = revision + 1 WHERE id = '{id_}'")
+        store.predictions.cancel(id_, "default")
     if status in (Status.SUCCEEDED, Status.FAILED):
         error = ItemError(ItemCode.MODEL_ERROR, "") if status is Status.FAILED else None
         outcome = Outcome(id=id_, error=error, output=None if error else b"1")
@@ -524,7 +524,9 @@ VERBS: dict[str, Callable[[Any, str, str], object]] = {
         store.predictions.give_back(claim, [Returned(id=id_, charge=True)], True),
     ],
     "bury": lambda store, id_, claim: [store.workers.mark_dead("w1"), store.predictions.give_back_dead()],
-    "cancel": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
+    "cancel queued": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
+    "cancel": lambda store, id_, claim: store.predictions.cancel(id_, "default"),
+    "retry": lambda store, id_, claim: store.predictions.retry(id_, "default"),
     "expire": lambda store, id_, claim: store.predictions.expire(),
     "insert": lambda store, id_, claim: store.predictions.insert([new_prediction(id=id_)]),
 }
@@ -545,6 +547,6 @@ def test_rows_move_only_as_the_table_of_transitions_says(store: Any, verb: str) 
             assert after[id_] == row
         else:
             assert (row.status, after[id_].status) in TRANSITIONS
-            assert not row.status.terminal
+            assert row.status.terminal == (verb == "retry")
             assert after[id_].revision == row.revision + 1
             assert (after[id_].completed_at is not None) == after[id_].status.terminal
