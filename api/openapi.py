@@ -129,6 +129,22 @@ data: {"status":"succeeded","attempt":1,"at":"2026-01-01T12:00:03.000000Z","pred
 """
 
 
+#: event → what its data is.
+_EVENTS = {"transition": "TransitionEvent", "progress": "ProgressEvent", "output": "OutputEvent"}
+
+
+def _event(event: str, name: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+            "event": {"const": event},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(name)},
+        },
+    }
+
+
 def events_operation(path: str, *, problems: Iterable[str]) -> dict[str, Any]:
     """The operation that answers a stream of events."""
     made = operation("Follow a prediction", path=path, headers=["Last-Event-ID"], problems=problems)
@@ -139,7 +155,7 @@ def events_operation(path: str, *, problems: Iterable[str]) -> dict[str, Any]:
         "the last id in `Last-Event-ID`. What a model reports is kept for ten minutes, transitions as long as the "
         "prediction."
     )
-    schema = {"type": "string", "description": "Lines as the HTML standard (§9.2.5) has them."}
+    schema = {"oneOf": [_event(event, name) for event, name in _EVENTS.items()]}
     content = {"text/event-stream": {"schema": schema, "example": _EXAMPLE_OF_EVENTS}}
     made["responses"]["200"] = {"description": "Events.", "content": content}
     made["responses"]["204"] = {"description": "The prediction has ended, and all of its events have been seen."}
