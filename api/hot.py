@@ -10,6 +10,7 @@ asked of the route that was matched.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from api.exchange import Call, Disconnected, request_id, single_headers
 from api.problems import Problem
 from api.service import Service
 from api.sites import Sites
+
+log = logging.getLogger(__name__)
 
 #: Where the scope carries to FastAPI's routes what was found out here: the request's id, its headers, the caller.
 REQUEST_ID = "headway.request_id"
@@ -128,7 +131,9 @@ class Front:
         try:
             await self._app(inner, receive, sending)
         except Exception as error:
-            if not started:
+            if started:
+                log.exception("an answer broke off", extra={"request_id": id_, "path": scope["path"][:200]})
+            else:
                 await problems.answer(error, path=scope["path"], request_id=id_).send(send, id_)
 
 
