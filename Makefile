@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check bench clean
+.PHONY: help install demo test fuzz check bench bench-webhooks clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ check: test-install  ## lint, types, import contracts
 
 bench: demo-install  ## side by side with FastAPI + plain Celery
 	$(BIN)/python bench/plain_celery.py
+
+bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
+	$(BIN)/python bench/webhooks.py
 
 clean:  ## forget the virtual environment
 	rm -rf $(VENV)

@@ -80,6 +80,7 @@ class Returned:
 class GivenBack:
     queued: list[tuple[str, int, Hint]] = field(default_factory=list)  # (line, priority, hint): to be published again
     ended: dict[str, Ended] = field(default_factory=dict)  # canceled, or failed because its attempts are used up
+    lines: dict[str, str] = field(default_factory=dict)  # of those that ended: id → line
 
     def __bool__(self) -> bool:
         return bool(self.queued or self.ended)
@@ -408,6 +409,7 @@ class Predictions:
                 hint = Hint(id=id_, size=size, shape=shape, position=position)
                 given_back.queued.append((line, priority, hint))
             else:
+                given_back.lines[id_] = line
                 given_back.ended[id_] = Ended(
                     status=Status(status),
                     revision=revision,

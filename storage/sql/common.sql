@@ -190,10 +190,15 @@ SELECT receiver FROM r
 WHERE receiver IS NOT NULL
     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.state = 0 AND d.receiver = r.receiver AND d.due_at <= :now);
 
--- record_delivery
--- What came of an attempt, unless another has begun meanwhile.
-UPDATE deliveries SET state = :state, leased = NULL, due_at = :now + :delay, log = :log
-WHERE id = :id AND attempts = :attempts AND state = 0;
+-- owed_webhooks
+-- How many wait, counted so far, and when the first of them is due, of so many receivers.
+WITH RECURSIVE r (receiver, n) AS (
+    SELECT min(receiver), 1 FROM deliveries WHERE state = 0
+    UNION ALL
+    SELECT (SELECT min(d.receiver) FROM deliveries d WHERE d.state = 0 AND d.receiver > r.receiver), n + 1
+    FROM r WHERE r.receiver IS NOT NULL AND n < 1000)
+SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE state = 0 LIMIT 10000) counted),
+    (SELECT min((SELECT min(d.due_at) FROM deliveries d WHERE d.state = 0 AND d.receiver = r.receiver)) FROM r);
 
 -- redeliver
 -- At once, and the schedule from its beginning; one that is under way is left alone.

@@ -198,14 +198,28 @@ SELECT line, count(*), min(position) FROM predictions WHERE queued AND line = AN
 SELECT :now;
 
 -- lease_deliveries
--- The longest due of one receiver. They are due again when the lease ends, should their deliverer be gone by then.
+-- The longest due of each receiver. They are due again when the lease ends, should their deliverer be gone by then.
 WITH d AS MATERIALIZED (
-    SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now
-    ORDER BY due_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT due.id FROM json_to_recordset(:rooms::json) AS r (receiver text, room integer) CROSS JOIN LATERAL (
+        SELECT id FROM deliveries WHERE state = 0 AND receiver = r.receiver AND due_at <= :now
+        ORDER BY due_at LIMIT r.room FOR NO KEY UPDATE SKIP LOCKED) due)
 UPDATE deliveries SET leased = true, attempts = attempts + 1, step = step + 1, due_at = :now + :lease
 FROM d WHERE deliveries.id = d.id
 RETURNING deliveries.id, tenant_id, event, url, receiver, at, attempts, step, log, record, output,
     (SELECT p.traceparent FROM predictions p WHERE p.id = prediction_id);
+
+-- renew_deliveries
+-- Those that are still being sent, in the same attempt.
+UPDATE deliveries SET due_at = :now + :lease
+FROM json_to_recordset(:rows::json) AS r (id text, attempts integer)
+WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND state = 0 AND leased;
+
+-- record_deliveries
+-- What came of attempts, unless another has begun meanwhile.
+WITH r AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(:rows::json) AS r (id text, attempts integer, state smallint, delay bigint, log text))
+UPDATE deliveries SET state = r.state, leased = NULL, due_at = :now + r.delay, log = r.log
+FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state = 0;
 
 -- lock_predictions
 -- Predictions before deliveries, and in the order of their ids: nobody who ends several deadlocks.
