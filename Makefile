@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check bench bench-webhooks clean
+.PHONY: help install demo test fuzz check bench bench-webhooks bench-growth clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ bench: demo-install  ## side by side with FastAPI + plain Celery
 
 bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
 	$(BIN)/python bench/webhooks.py
+
+bench-growth: test-install  ## the store full beside the store empty, on SQLite and PostgreSQL
+	$(BIN)/python bench/growth.py
 
 clean:  ## forget the virtual environment
 	rm -rf $(VENV)

@@ -21,7 +21,7 @@ from headway.registry import Version
 from storage.deliveries import Owed
 from storage.predictions import Backlog
 
-#: A million queued rows are counted in less.
+#: A few deep lines, counted as far as they are, take less.
 _PATIENCE_S = 5.0
 
 #: The priorities that share a line.

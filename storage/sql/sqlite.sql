@@ -168,9 +168,11 @@ SELECT json_group_array(json_array(priority, id, size, shape, position)) FROM (
     ORDER BY position, id LIMIT :limit);
 
 -- backlog
-SELECT line, count(*), min(position) FROM predictions
-WHERE queued AND line IN (SELECT value FROM json_each(:lines))
-GROUP BY line;
+-- Counted so far and no further: a deep line costs no more than a busy one.
+SELECT l.value,
+    (SELECT count(*) FROM (SELECT 1 FROM predictions WHERE queued AND line = l.value LIMIT :at_most)),
+    (SELECT min(position) FROM predictions WHERE queued AND line = l.value)
+FROM json_each(:lines) l;
 
 -- due_deliveries
 -- The longest due of one receiver.
@@ -189,13 +191,14 @@ SELECT json_group_array(json_array(id, tenant_id, event, url, receiver, at, atte
 FROM deliveries WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- record_deliveries
--- What came of attempts, unless another has begun meanwhile.
+-- What came of attempts, unless another has begun meanwhile. Not `state = 0`: a planner that believes few to be pending
+-- would walk the index of all that are.
 WITH r AS MATERIALIZED (
     SELECT value ->> 'id' AS id, value ->> 'attempts' AS attempts, value ->> 'state' AS state, value ->> 'delay' AS delay,
         value ->> 'log' AS log
     FROM json_each(:rows))
 UPDATE deliveries SET state = r.state, leased = NULL, due_at = :now + r.delay, log = r.log
-FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state = 0;
+FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state < 1;
 
 -- renew_deliveries
 -- Those that are still being sent, in the same attempt.
