@@ -22,12 +22,13 @@ import msgspec
 import pytest
 import redis
 
-from headway import broker, notices
+from headway import broker, notices, reports
 from headway.client import AsyncClient, AsyncJob, Client
 from headway.clock import new_id
 from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
 from headway.notices import Ended
+from headway.reports import Report
 from headway.testing import wait_until
 from headway.types import Outcome
 from launch.embedded import EmbeddedValkey
@@ -110,6 +111,12 @@ class PlayedWorker:
 
     def run(self, *ids: str, answer: Answering = lambda body: body, notify: bool = True) -> None:
         self.finish(self.claim(*ids), *ids, answer=answer, notify=notify)
+
+    def report(self, id_: str, *said: Report) -> None:
+        key = reports.key(id_)
+        self._redis.rpush(key, *map(reports.encode, said))
+        self._redis.expire(key, reports.KEPT_S)
+        self._redis.publish(reports.CHANNEL, notices.encode_ids([id_]))
 
     def close(self) -> None:
         self._redis.close()
