@@ -10,6 +10,7 @@ from api.access import Access
 from api.publisher import Publisher
 from api.reading import Reader
 from api.registry import Registry
+from api.reporting import ReportReader
 from api.submitter import Submitter
 from api.threads import Threads
 from api.waiting import Waiting
@@ -45,6 +46,7 @@ class Service:
         self.submitter: Submitter
         self.reader: Reader
         self.waiting: Waiting
+        self.reports: ReportReader
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -52,6 +54,7 @@ class Service:
         self.publisher = Publisher(self.settings.redis_url)
         self.submitter = Submitter(self.predictions, self.publisher)
         self.waiting = Waiting(self.settings.redis_url, self.reader)
+        self.reports = ReportReader(self.settings.redis_url)
         with contextlib.suppress(StorageUnavailable):  # then nobody gets in until `access.run` has read the keys
             await self.access.refresh()
         for duty in (
@@ -80,6 +83,7 @@ class Service:
         self.access.close()
         self.threads.close()
         await self.publisher.close()
+        await self.reports.close()
         self.database.close()
 
 
