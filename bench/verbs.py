@@ -99,7 +99,7 @@ class Verbs:
         seen("forget_dead, none", workers.forget_dead)
 
         seen("due_receivers", deliveries.due_receivers)
-        leased = seen("lease 8", lambda: deliveries.lease(RECEIVER, 8, 60))
+        leased = seen("lease 8", lambda: deliveries.lease({RECEIVER: 8}, 60))
         assert len(leased) == 8
         attempt = Attempt(at=now_us(), seconds=0.1, status_code=200, error=None)
         results = [Result(leased=one, state=WebhookStatus.SUCCEEDED, attempt=attempt) for one in leased]
