@@ -63,7 +63,9 @@ class ReportReader:
                     for key, first, last, _ in asked:
                         pipeline.lrange(key, first, last)
                     found = await pipeline.execute(raise_on_error=False)
-                except (RedisError, OSError, TimeoutError) as error:
+                except Exception as error:
+                    if not isinstance(error, (RedisError, OSError, TimeoutError)):
+                        log.exception("reports could not be read")  # and still those who asked are answered
                     # Those behind are told as well, rather than waiting out a patience of their own.
                     behind, self._next = self._next, []
                     _fail((*asked, *behind), error)
@@ -85,7 +87,7 @@ class ReportReader:
 def _fail(asked: Iterable[_Asked], error: Exception) -> None:
     for *_, future in asked:
         if not future.done():
-            future.set_exception(error if isinstance(error, RedisError) else RedisError(str(error)))
+            future.set_exception(RedisError(repr(error)))
             future.exception()  # whoever asked may be gone
 
 
