@@ -118,20 +118,24 @@ class Front:
         """HEAD goes on as GET; the server leaves its body out."""
         head = scope["method"] == "HEAD"
         inner: dict[str, Any] = {**scope, "method": "GET" if head else scope["method"], HEAD: head}
-        started = False
+        started = complete = False
 
         async def sending(message: Message) -> None:
-            nonlocal started
+            nonlocal started, complete
             if message["type"] == "http.response.start":
                 started = True
                 message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", id_.encode())]}
                 metrics.count_request(_route_of(inner), message["status"])
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(inner, receive, sending)
         except Exception as error:
-            if started:
+            if complete:
+                pass  # the framework raises again what its handler has answered
+            elif started:
                 log.exception("an answer broke off", extra={"request_id": id_, "path": scope["path"][:200]})
             else:
                 await problems.answer(error, path=scope["path"], request_id=id_).send(send, id_)

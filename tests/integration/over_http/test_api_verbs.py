@@ -213,7 +213,7 @@ def test_what_failed_runs_again_under_its_id(stack: "Stack") -> None:
 
 def test_a_retried_prediction_owes_its_webhook_anew(stack: "Stack") -> None:
     api, worker = stack.api, stack.worker
-    id_ = api.submit(webhook="http://127.0.0.1:9/hook").json()["id"]
+    id_ = api.submit(webhook="http://127.0.0.1:4321/hook").json()["id"]
     worker.run(id_, answer=failure)
     first = api.client.get(f"/v1/predictions/{id_}/deliveries").json()["data"]
     do(api, id_, "retry")
