@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope
 
 from api.exchange import Call, Disconnected, etag_matches, preferred_wait, query_parameters, request_id, single_headers
 from api.problems import TABLE, Problem
-from api.requests import read_create, read_predict
+from api.requests import CreateBody, read_create, read_predict
 
 LIMIT = 1024 * 1024
 JSON = (b"content-type", b"application/json")
@@ -109,6 +109,32 @@ MISFITS = {
 @pytest.mark.parametrize(("body", "pointer"), MISFITS.values(), ids=MISFITS)
 def test_what_does_not_fit_is_422_and_says_where(body: bytes, pointer: str) -> None:
     assert refusal(body) == (422, "validation_failed", pointer)
+
+
+#: Of every field, values of another type and out of its range.
+WRONG: dict[str, list[Any]] = {
+    "version": [True, 1.5, [], {}],
+    "alias": [True, 1, [], {}],
+    "priority": [None, True, 1.5, "5", [], {}, -1, 10, 1 << 70],
+    "max_attempts": [True, 1.5, "3", [], {}, 0, -1, 101, 1 << 70],
+    "metadata": [None, True, 1, "k", [], {"k": None}, {"k": 1}, {"k": ["v"]}, {"k": {}}],
+    "queue_timeout_seconds": [True, "1", [], {}, 0, -0.5, 1e10],
+    "execution_timeout_seconds": [True, "1", [], {}, 0, -0.5, 86_401, 1e10],
+    "webhook": [True, 1, [], {}, "x" * 3000],
+    "webhook_events": [True, 1, "completed", {}, [], ["ended"], [1], [None], ["started", "completed", "started"]],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_every_field_of_another_type_or_out_of_range_is_422_and_named(field: str, value: Any) -> None:
+    status, code, pointer = refusal(json.dumps({"input": 1, field: value}).encode())
+    assert (status, code) == (422, "validation_failed")
+    assert pointer is not None
+    assert pointer.split("/")[1] == field
+
+
+def test_no_field_is_left_out_of_these() -> None:
+    assert {"input", *WRONG} == set(CreateBody.__struct_fields__)
 
 
 @pytest.mark.parametrize(
