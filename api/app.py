@@ -27,9 +27,10 @@ from api.exchange import Call, Disconnected
 from api.service import Service
 from api.sites import Sites
 
-_REFUSED = ("unauthenticated", "forbidden")
+_REFUSED = ("unauthenticated", "forbidden", "rate_limited")
 _SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
-               "payload_too_large", "unsupported_media_type", "validation_failed", "unavailable")  # fmt: skip
+               "payload_too_large", "unsupported_media_type", "validation_failed", "queue_full",
+               "unavailable")  # fmt: skip
 _PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 

@@ -27,6 +27,9 @@ _PATIENCE_S = 5.0
 _PRIORITIES = ("0-2", "3-6", "7-9")
 
 
+Lane = tuple[str, str, int]  # model, version, step
+
+
 async def metrics(service: Service, call: Call) -> Answer:
     """In Prometheus' text format."""
     versions = [row for view in service.registry.views.values() for row in view.versions.values()]
@@ -43,13 +46,19 @@ class _State:
     """What SQL said."""
 
     workers: int
-    backlog: Mapping[str, Backlog]  # by line
+    backlog: Mapping[Lane, Backlog]  # of all tenants: a label for each could be any number
     now: int  # the database's clock, microseconds
 
 
 def _read(service: Service, versions: Sequence[Version]) -> _State:
-    lines = [line for row in versions for line in broker.lines(row.model, row.version)]
-    backlog = service.predictions.backlog(lines)
+    classes = service.tenants.classes()
+    lines = [line for row in versions for line in broker.lines(row.model, row.version, classes)]
+    backlog: dict[Lane, Backlog] = {}
+    for line, one in service.predictions.backlog(lines).items():
+        model, version, step, _ = broker.parse_line(line)
+        before = backlog.get((model, version, step), Backlog(0, None))
+        oldest = min((at for at in (before.oldest, one.oldest) if at is not None), default=None)
+        backlog[model, version, step] = Backlog(before.depth + one.depth, oldest)
     return _State(len(service.workers.beats()), backlog, service.predictions.now())
 
 
@@ -92,8 +101,7 @@ class WholeSystem(Collector):
         depth = GaugeMetricFamily("headway_backlog_predictions", "Queued predictions of a line.", labels=labels)
         age = GaugeMetricFamily("headway_backlog_oldest_age_seconds", "Age of a line's oldest queued.", labels=labels)
         if self._state is not None:
-            for line, backlog in self._state.backlog.items():
-                model, version, step = broker.parse_line(line)
+            for (model, version, step), backlog in self._state.backlog.items():
                 values = [model, version, _PRIORITIES[step]]
                 oldest = 0.0 if backlog.oldest is None else max(0.0, (self._state.now - backlog.oldest) / 1e6)
                 depth.add_metric(values, backlog.depth)

@@ -26,6 +26,13 @@ class Metrics(msgspec.Struct, frozen=True):
     batch_size: int | None
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where it stands while it is queued, as of a second ago at most. Null: beyond 10,000, or not known."""
+
+    position: int | None  # how many are ahead of it, in its own line and in more urgent ones
+    eta_seconds: float | None  # until it is done, if things go on as lately
+
+
 class Urls(msgspec.Struct, frozen=True):
     """Where to go on from here."""
 
@@ -50,6 +57,7 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int
     priority: int
     metadata: dict[str, str]
+    queue: Place | None = None
     created_at: str
     started_at: str | None
     completed_at: str | None
@@ -70,8 +78,14 @@ def path_of(id_: str, public_url: str) -> str:
 
 
 def prediction_json(
-    row: Prediction, public_url: str, input_: bytes | None = None, *, output_omitted: bool = False
+    row: Prediction,
+    public_url: str,
+    input_: bytes | None = None,
+    *,
+    output_omitted: bool = False,
+    place: Place | None = None,
 ) -> bytes:
+    """`place`: where it stands in its line, if that is to be told."""
     error = row.error
     body = PredictionBody(
         id=row.id,
@@ -88,6 +102,7 @@ def prediction_json(
         max_attempts=row.max_attempts,
         priority=row.priority,
         metadata=row.metadata,
+        queue=place,
         created_at=time_of(row.created_at),
         started_at=optional_time(row.started_at),
         completed_at=optional_time(row.completed_at),

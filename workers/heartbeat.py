@@ -7,10 +7,11 @@ database that is away is no reason to die: the janitor counts beats on its own c
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headway.errors import StorageUnavailable
 from storage.predictions import Predictions, Returned
+from storage.tenants import Tenants
 from storage.workers import Served, Workers
 from workers.claims import Claims
 from workers.publisher import Publisher
@@ -34,14 +35,21 @@ class Heartbeat:
         claims: Claims,
         publisher: Publisher,
         served: Callable[[], Sequence[Served]],
+        tenants: Tenants,
+        on_classes: Callable[[Mapping[int, float]], None],
     ) -> None:
-        """`served`: what each model version has ended here, for its placement."""
+        """`served`: what each model version has ended here, for its placement.
+
+        `on_classes` hears at every beat of the classes of tenants and their weights.
+        """
         self._worker_id = worker_id
         self._workers = workers
         self._predictions = predictions
         self._claims = claims
         self._publisher = publisher
         self._served = served
+        self._tenants = tenants
+        self._on_classes = on_classes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -61,6 +69,7 @@ class Heartbeat:
                     # Declared dead: the claims are given to others. Everything from here on would be turned away.
                     log.critical("this worker was declared dead; it ends")
                     os._exit(70)
+                self._on_classes(self._tenants.classes())
                 if beats % _COMPARE_EVERY == 0:
                     self._give_back_unknown()
             except StorageUnavailable as error:

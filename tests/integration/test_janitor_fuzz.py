@@ -107,7 +107,7 @@ class World:
         if not ids:
             return
         claim = new_id()
-        rows = self.predictions.claim(claim, actor.id, ids, LINES)
+        rows = self.predictions.claim(claim, actor.id, ids, MODEL, VERSION)
         self.dead_claims += len(set(ids)) - len(rows)
         if rows:
             actor.claims[claim] = rows

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batching import cost
 from batching.lane import Lane
-from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, decide
+from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, board, decide
 
 RULES = Rules(max_batch_size=4, max_wait_s=0.005)
 
@@ -55,6 +55,46 @@ def test_waiting_turns_a_low_priority_into_a_high_one() -> None:
     fresh = [waiting(f"fresh{i}", priority=0, arrived=9.0, position=2 + i) for i in range(8)]
     assert "patient" not in names(decide([patient, *fresh], 8.0, free_at=0.0, coming=0, rules=RULES))
     assert "patient" in names(decide([patient, *fresh], 9.0, free_at=0.0, coming=0, rules=RULES))
+
+
+def of_class(tenant_class: int, count: int, *, arrived: float, position: int, priority: int = 5) -> list[Waiting]:
+    return [
+        Waiting(f"{tenant_class}-{position + n}", priority, position + n, 1, None, arrived, tenant_class)
+        for n in range(count)
+    ]
+
+
+def test_a_tenants_first_boards_before_anothers_second_however_old() -> None:
+    crowd = of_class(0, 16, arrived=0.0, position=0) + of_class(1, 2, arrived=0.1, position=1000)
+    crew = board(crowd, 0.2, Rules(max_batch_size=4, max_wait_s=0.005))
+    assert [item.id for item in crew] == ["1-1000", "0-0", "1-1001", "0-1"]
+
+
+def test_tenants_trade_places_of_one_priority_however_long_one_has_waited() -> None:
+    crowd = of_class(0, 16, arrived=0.0, position=0) + of_class(1, 1, arrived=8.0, position=1000)
+    crew = board(crowd, 8.1, Rules(max_batch_size=4, max_wait_s=0.005))
+    assert [item.id for item in crew] == ["1-1000", "0-0", "0-1", "0-2"]
+
+
+def test_between_tenants_urgency_still_comes_first() -> None:
+    crowd = of_class(0, 8, arrived=0.0, position=0, priority=4) + of_class(1, 1, arrived=0.0, position=0)
+    crew = board(crowd, 0.2, Rules(max_batch_size=8, max_wait_s=0.005))
+    assert {item.tenant_class for item in crew} == {0}
+
+
+def test_who_has_the_fewest_here_leads_whatever_their_sizes() -> None:
+    crowd = [
+        *(Waiting(f"many{n}", 5, n, 10, None, 0.0, 0) for n in range(8)),
+        *(Waiting(f"few{n}", 5, 1000 + n, 500, None, 0.1, 1) for n in range(2)),
+    ]
+    crew = board(crowd, 0.2, Rules(max_batch_size=2, max_wait_s=0.005))
+    assert [item.id for item in crew] == ["few0", "few1"]
+
+
+def test_who_has_waited_for_its_urgency_boards_before_older_ones_who_come_only_now() -> None:
+    patient = waiting("patient", priority=9, arrived=0.0, position=1000)
+    line = [waiting(f"old{n}", priority=0, arrived=9.5, position=n) for n in range(8)]
+    assert board([*line, patient], 9.6, RULES)[0] is patient
 
 
 def test_shapes_never_share_a_batch() -> None:
