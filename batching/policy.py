@@ -101,9 +101,10 @@ def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]
     crew: list[Waiting] = []
     rank = places[0][0]
     group: list[Waiting] = []
-    for (urgency, *_), item in zip(places, ordered, strict=True):
+    for place, item in zip(places, ordered, strict=True):
         if item.shape != leader.shape:
             continue
+        urgency = place[0]
         if urgency != rank:
             crew = _admit(crew, group, leader, rules)
             if len(crew) >= rules.max_batch_size:

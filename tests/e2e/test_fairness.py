@@ -143,6 +143,16 @@ def test_a_tenants_one_prediction_passes_anothers_twenty_thousand_in_a_few_micro
     assert left > 10_000
 
 
+def test_the_line_of_a_tenant_who_came_late_is_fetched_from_before_and_after_a_reconnect(flooded: Flooded) -> None:
+    flooded.gate.unlink()
+    line = flooded.flood("quick", "late", 1)
+    wait_until(lambda: not flooded.redis.exists(line), 10, "the worker to have learned the line")
+    flooded.redis.client_kill_filter(_type="normal", skipme=True)
+    flooded.flood("quick", "late", 1)
+    wait_until(lambda: not flooded.redis.exists(line), 20, "the worker to fetch from it again")
+    wait_until(lambda: flooded.ended("quick")["late"] == 2, 10, "both to be done")
+
+
 def test_tenants_who_flood_are_served_by_their_weights(flooded: Flooded, capsys: pytest.CaptureFixture[str]) -> None:
     flooded.tenants.weigh("light", 1)
     flooded.tenants.weigh("heavy", 3)
