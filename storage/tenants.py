@@ -32,11 +32,11 @@ class Tenants:
         self._database.retrying(once)
 
     def classes(self) -> dict[int, float]:
-        """Every class that has a tenant, with its weight: the greatest of its tenants'."""
+        """Every class that has a tenant, and that of the default one, with its weight: the greatest of its tenants'."""
 
         def once() -> dict[int, float]:
             with self._database.read() as connection:
-                return {row[0]: row[1] for row in self._database.run(connection, "classes")}
+                return {0: 1.0} | {row[0]: row[1] for row in self._database.run(connection, "classes")}
 
         return self._database.retrying(once)
 
