@@ -184,5 +184,5 @@ def test_the_last_priority_runs_within_its_ageing_bound_under_a_flood_of_the_fir
     with capsys.disabled():
         print(f"\npriority 9 under a flood of 0s waited {waited:.1f} s and left {left:,} of them behind")
     # Fetched after ten envelopes at the latest; then nine steps of priority, a second each.
-    assert waited < 12
+    assert waited < 9 + 5
     assert left > 0
