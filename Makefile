@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test fuzz check bench bench-webhooks bench-growth clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ demo: demo-install  ## start everything, run the main job on real input, stop
 test: test-install  ## the whole test suite
 	$(BIN)/python -m pytest
 
+fuzz: test-install  ## two thousand requests and more that OpenAPI allows or forbids
+	FUZZ_EXAMPLES=80 $(BIN)/python -m pytest tests/e2e/test_openapi_fuzz.py -s
+
 check: test-install  ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,6 +48,12 @@ check: test-install  ## lint, types, import contracts
 
 bench: demo-install  ## side by side with FastAPI + plain Celery
 	$(BIN)/python bench/plain_celery.py
+
+bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
+	$(BIN)/python bench/webhooks.py
+
+bench-growth: test-install  ## the store full beside the store empty, on SQLite and PostgreSQL
+	$(BIN)/python bench/growth.py
 
 clean:  ## forget the virtual environment
 	rm -rf $(VENV)

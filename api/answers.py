@@ -11,6 +11,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"), (b"cache-control", b"private, no-cache"))
 
 
+#: Statuses whose answer has no body, and so no length of one.
+NO_BODY = (204, 304)
+
+
 class Answer(NamedTuple):
     """`headers` without content-length and x-request-id, which `send` adds."""
 
@@ -20,7 +24,7 @@ class Answer(NamedTuple):
 
     async def send(self, send: Send, request_id: str) -> None:
         headers = [*self.headers, (b"x-request-id", request_id.encode())]
-        if self.status != 304:
+        if self.status not in NO_BODY:
             headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})

@@ -19,18 +19,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import headway
-from api import health, hot, keys, models, openapi, predict, predictions, problems, scrape, webhooks
+from api import changes, health, hot, keys, listing, models, openapi, predict, predictions, problems, scrape, webhooks
 from api.access import NOBODY
-from api.answers import Answer
+from api.answers import NO_BODY, Answer
 from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected
 from api.service import Service
 from api.sites import Sites
 
-_REFUSED = ("unauthenticated", "forbidden", "rate_limited")
+#: Every route but the open ones may answer these; the last is for query parameters that it does not take.
+_REFUSED = ("unauthenticated", "forbidden", "rate_limited", "validation_failed")
 _SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
-               "payload_too_large", "unsupported_media_type", "validation_failed", "queue_full",
-               "unavailable")  # fmt: skip
+               "payload_too_large", "unsupported_media_type", "queue_full", "unavailable")  # fmt: skip
 _PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 
@@ -40,6 +40,7 @@ def _create(path: str) -> Endpoint:
         path=path,
         body="CreateBody",
         answers="PredictionBody",
+        statuses=(200, 202),
         headers=["Prefer", "Idempotency-Key"],
         problems=(*_SUBMISSION, "webhook_url_rejected", "idempotency_key_reused", "prediction_purged"),
     )
@@ -62,6 +63,14 @@ def _get(path: str, function: EndpointFunction, summary: str, *codes: str, **mor
     return Endpoint("GET", path, function, operation, scope="read")
 
 
+def _change(verb: str, function: EndpointFunction, summary: str, *codes: str) -> Endpoint:
+    path = f"/v1/predictions/{{id}}{verb}"
+    problems = (*_REFUSED, "prediction_not_found", "prediction_purged", *codes, "unavailable")
+    statuses = (200, 202) if function is changes.cancel else (202,)
+    operation = openapi.operation(summary, path=path, problems=problems, answers="PredictionBody", statuses=statuses)
+    return Endpoint("POST", path, function, operation, statuses[0], scope="predict")
+
+
 def _open(path: str, function: EndpointFunction, summary: str, *codes: str) -> Endpoint:
     return Endpoint("GET", path, function, openapi.operation(summary, path=path, problems=codes), scope=None)
 
@@ -80,13 +89,38 @@ HOT = [
         "prediction_purged",
         "unavailable",
         answers="PredictionBody",
+        statuses=(200, 304),
         headers=["Prefer", "If-None-Match"],
-        query={"include": "input"},
+        query={"include": {"type": "string", "enum": ["input"]}},
     ),
 ]
 
 DATA = [
     *HOT,
+    _get(
+        "/v1/predictions",
+        listing.list_predictions,
+        "List predictions, newest first",
+        "invalid_cursor",
+        "unavailable",
+        answers="PredictionList",
+        query=listing.PARAMETERS,
+    ),
+    _change("/cancel", changes.cancel, "Cancel a prediction", "already_terminal"),
+    _change("/retry", changes.retry, "Run a prediction that ended without success again", "not_retryable"),
+    Endpoint(
+        "DELETE",
+        "/v1/predictions/{id}",
+        changes.delete,
+        openapi.operation(
+            "Delete a prediction that has ended",
+            path="/v1/predictions/{id}",
+            problems=[*_REFUSED, "prediction_not_found", "prediction_purged", "not_terminal", "unavailable"],
+            statuses=(204,),
+        ),
+        204,
+        scope="predict",
+    ),
     _get(
         "/v1/predictions/{id}/deliveries",
         webhooks.list_deliveries,
@@ -100,7 +134,10 @@ DATA = [
         "/v1/deliveries/{id}/redeliver",
         webhooks.redeliver,
         openapi.operation(
-            "Send a webhook again", path="/v1/deliveries/{id}/redeliver", problems=["delivery_not_found", "unavailable"]
+            "Send a webhook again",
+            path="/v1/deliveries/{id}/redeliver",
+            problems=[*_REFUSED, "delivery_not_found", "unavailable"],
+            statuses=(202,),
         ),
         202,
         scope="predict",
@@ -156,7 +193,7 @@ def _response(answer: Answer) -> Response:
     response = Response(status_code=answer.status)
     response.body = answer.body
     response.raw_headers = [*answer.headers]
-    if answer.status != 304:
+    if answer.status not in NO_BODY:
         response.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
     return response
 

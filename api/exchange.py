@@ -126,8 +126,8 @@ def etag_matches(if_none_match: bytes, tag: bytes) -> bool:
     return if_none_match.strip() == b"*" or tag in _ETAG.findall(if_none_match)
 
 
-def query_parameters(query: bytes, allowed: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Name to value; each name at most once, each value one of those allowed."""
+def query_parameters(query: bytes, allowed: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
+    """Name to value; each name at most once, each value one of those allowed (None: any)."""
     if not query:
         return {}
     found: dict[str, str] = {}
@@ -136,8 +136,8 @@ def query_parameters(query: bytes, allowed: Mapping[str, Sequence[str]]) -> dict
             detail = f"There is no parameter `{name[:80]}` here."
         elif name in found:
             detail = f"`{name}` was given more than once."
-        elif value not in allowed[name]:
-            detail = f"`{name}` may be {' or '.join(map(repr, allowed[name]))}."
+        elif (values := allowed[name]) is not None and value not in values:
+            detail = f"`{name}` may be {' or '.join(map(repr, values))}."
         else:
             found[name] = value
             continue

@@ -32,7 +32,7 @@ async def list_versions(service: Service, call: Call) -> Answer:
 
 
 async def read_queue(service: Service, call: Call) -> Answer:
-    """The backlog of a model and of each of its versions."""
+    """The backlog of a model and of each of its versions; no line is counted beyond 100,000."""
     view = await _fresh(service, call)
     backlog, now = await service.threads.run(lambda: _read_backlog(service, view))
     versions = []

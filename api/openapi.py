@@ -4,12 +4,14 @@ Schemas come from the very structs that decode and encode; only what no struct s
 """
 
 import copy
+import http
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from api.answers import NO_BODY
 from api.problems import TABLE
 from api.registry import ModelView
 from api.requests import CreateBody, PredictBody
@@ -34,6 +36,23 @@ _PROBLEM_SCHEMA = {
     },
 }
 
+_LIST_SCHEMA = {
+    "type": "object",
+    "required": ["object", "data", "has_more", "last_id"],
+    "properties": {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": {"$ref": "#/components/schemas/PredictionBody"}},
+        "has_more": {"type": "boolean"},
+        "last_id": {"type": ["string", "null"], "description": "Give it as `after` for the next page."},
+    },
+}
+
+#: Where a prediction leads: operation → its id.
+_LINKS = {
+    operation: {"operationId": operation, "parameters": {"id": "$response.body#/id"}}
+    for operation in ("read", "cancel", "retry", "delete", "list_deliveries")
+}
+
 _PARAMETER_WORDS = {
     "model": "The model's name.",
     "version": "A version, as a string.",
@@ -51,10 +70,14 @@ def operation(
     answers: str | None = None,
     headers: Iterable[str] = (),
     problems: Iterable[str] = (),
-    query: Mapping[str, str] | None = None,
+    query: Mapping[str, Mapping[str, Any]] | None = None,
+    statuses: Iterable[int] = (200,),
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """An operation for FastAPI's `openapi_extra`. `body` and `answers` name schemas."""
+    """An operation for FastAPI's `openapi_extra`. `body` and `answers` name schemas, `query` has one a parameter.
+
+    `statuses`: of its good answers.
+    """
     names = re.findall(r"{(\w+)}", path)
     parameters: list[dict[str, Any]] = [
         {"name": n, "in": "path", "required": True, "schema": {"type": "string"}, "description": _PARAMETER_WORDS[n]}
@@ -62,20 +85,20 @@ def operation(
     ]
     parameters += [_HEADERS[name] for name in headers]
     parameters += [
-        {"name": name, "in": "query", "required": False, "schema": {"type": "string", "enum": [value]}}
-        for name, value in (query or {}).items()
+        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in (query or {}).items()
     ]
     made: dict[str, Any] = {"summary": summary, "responses": _problem_responses(problems)}
     if parameters:
         made["parameters"] = parameters
     if body is not None:
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
-    for status in ("200", "202") if body == "CreateBody" else ("200",):
-        content = {"application/json": {"schema": {"type": "object"} if answers is None else _ref(answers)}}
-        made["responses"][status] = {
-            "description": "The prediction." if answers else "As described.",
-            "content": content,
-        }
+    content = {"application/json": {"schema": {"type": "object"} if answers is None else _ref(answers)}}
+    for status in statuses:
+        made["responses"][str(status)] = {"description": http.HTTPStatus(status).phrase} | (
+            {} if status in NO_BODY else {"content": content}
+        )
+        if answers == "PredictionBody":
+            made["responses"][str(status)]["links"] = _LINKS
     return made | dict(more or {})
 
 
@@ -92,7 +115,10 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "name": "Idempotency-Key",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "maxLength": 257},
+        "schema": {
+            "type": "string",
+            "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$',
+        },
         "description": "1 to 255 printable characters. The same key with the same body names the same prediction.",
     },
     "If-None-Match": {
@@ -126,7 +152,9 @@ def document(base: Callable[[], dict[str, Any]], views: Mapping[str, ModelView])
     """The whole document. `base` is FastAPI's own, which it makes once; examples are of now."""
     made = copy.deepcopy(base())
     _, schemas = msgspec.json.schema_components([CreateBody, PredictBody, PredictionBody], ref_template=_REF)
-    made.setdefault("components", {}).setdefault("schemas", {}).update(schemas, Problem=_PROBLEM_SCHEMA)
+    made.setdefault("components", {}).setdefault("schemas", {}).update(
+        schemas, Problem=_PROBLEM_SCHEMA, PredictionList=_LIST_SCHEMA
+    )
     made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     inputs = {
         name: example(view.versions[view.latest].manifest.inputs, view.versions[view.latest].manifest)

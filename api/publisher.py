@@ -37,7 +37,7 @@ class Publisher:
             socket_timeout=1.0,
             retry=Retry(NoBackoff(), 1),
         )
-        self._waiting: list[tuple[str, list[bytes], int]] = []  # line ("" for a notice), messages, hints in them
+        self._waiting: list[tuple[str, list[bytes], int]] = []  # line or channel, messages, hints in them
         self._wake = asyncio.Event()
         self.reachable = True
 
@@ -51,8 +51,16 @@ class Publisher:
 
     def notify(self, ended: dict[str, Ended]) -> None:
         """Tells every API process of predictions that ended here (canceled while queued)."""
-        if ended and len(self._waiting) < MOST_WAITING:
-            self._waiting.append(("", [notices.encode(ended)], 0))
+        if ended:
+            self._tell(notices.CHANNEL, notices.encode(ended))
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Tells every worker that these are to be let go of."""
+        self._tell(notices.CANCELS, notices.encode_ids(ids))
+
+    def _tell(self, channel: str, message: bytes) -> None:
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append((channel, [message], 0))
             self._wake.set()
 
     async def run(self) -> None:
@@ -76,11 +84,11 @@ class Publisher:
 
     async def _send(self, waiting: Sequence[tuple[str, list[bytes], int]]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
-        for line, messages, _ in waiting:
-            if line:
-                pipeline.lpush(line, *messages)
+        for name, messages, hints in waiting:
+            if hints:
+                pipeline.lpush(name, *messages)
             else:
-                pipeline.publish(notices.CHANNEL, messages[0])
+                pipeline.publish(name, messages[0])
         await pipeline.execute()
 
     async def close(self) -> None:

@@ -56,6 +56,23 @@ def after(row: Prediction, ended: Ended) -> Prediction:
     )
 
 
+def ended_of(row: Prediction) -> Ended:
+    """What others who wait for it are told of a row that has ended."""
+    return Ended(
+        status=row.status,
+        revision=row.revision,
+        claim=row.claim,
+        attempt=row.attempt,
+        started_at=row.started_at,
+        completed_at=row.completed_at or 0,
+        predict_us=row.predict_us,
+        batch_size=row.batch_size,
+        output=row.output,
+        output_omitted=False,
+        error=row.error,
+    )
+
+
 def etag(row: Prediction) -> bytes:
     """The opaque part. The claim stands in it because an un-fsynced revision may be given twice after a crash."""
     return f"{row.revision}-{row.claim or ''}".encode()

@@ -18,9 +18,10 @@ from api.service import Service
 from headway import broker
 from headway.errors import StorageUnavailable
 from headway.registry import Version
+from storage.deliveries import Owed
 from storage.predictions import Backlog
 
-#: A million queued rows are counted in less.
+#: A few deep lines, counted as far as they are, take less.
 _PATIENCE_S = 5.0
 
 #: The priorities that share a line.
@@ -47,7 +48,12 @@ class _State:
 
     workers: int
     backlog: Mapping[Lane, Backlog]  # of all tenants: a label for each could be any number
+    webhooks: Owed
     now: int  # the database's clock, microseconds
+
+    def age(self, moment: int | None) -> float:
+        """Seconds; 0 for what is to come and for what is not there."""
+        return 0.0 if moment is None else max(0.0, (self.now - moment) / 1e6)
 
 
 def _read(service: Service, versions: Sequence[Version]) -> _State:
@@ -59,7 +65,7 @@ def _read(service: Service, versions: Sequence[Version]) -> _State:
         before = backlog.get((model, version, step), Backlog(0, None))
         oldest = min((at for at in (before.oldest, one.oldest) if at is not None), default=None)
         backlog[model, version, step] = Backlog(before.depth + one.depth, oldest)
-    return _State(len(service.workers.beats()), backlog, service.predictions.now())
+    return _State(len(service.workers.beats()), backlog, service.deliveries.owed(), service.predictions.now())
 
 
 def _exposition(whole: "WholeSystem") -> bytes:
@@ -85,6 +91,7 @@ class WholeSystem(Collector):
             workers.add_metric([], self._state.workers)
         yield workers
         yield from self._backlog()
+        yield from self._webhooks()
 
     def _placements(self) -> Metric:
         family = GaugeMetricFamily(
@@ -103,8 +110,16 @@ class WholeSystem(Collector):
         if self._state is not None:
             for (model, version, step), backlog in self._state.backlog.items():
                 values = [model, version, _PRIORITIES[step]]
-                oldest = 0.0 if backlog.oldest is None else max(0.0, (self._state.now - backlog.oldest) / 1e6)
                 depth.add_metric(values, backlog.depth)
-                age.add_metric(values, oldest)
+                age.add_metric(values, self._state.age(backlog.oldest))
         yield depth
+        yield age
+
+    def _webhooks(self) -> Iterator[Metric]:
+        pending = GaugeMetricFamily("headway_webhooks_pending", "Webhooks not delivered yet, 10,000 at most.")
+        age = GaugeMetricFamily("headway_webhooks_oldest_due_age_seconds", "How long one has been due, at most.")
+        if self._state is not None:
+            pending.add_metric([], self._state.webhooks.pending)
+            age.add_metric([], self._state.age(self._state.webhooks.due_at))
+        yield pending
         yield age

@@ -119,12 +119,12 @@ def plain_celery(artifact: Path, data: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def running(module: list[str], environ: Mapping[str, str], log: int) -> Iterator[None]:
+def running(module: list[str], environ: Mapping[str, str], log: int) -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
         [sys.executable, "-m", *module], cwd=ROOT, env=dict(environ), stdout=log, stderr=subprocess.STDOUT
     )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -60,6 +60,14 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOOPBACK_4 = ipaddress.IPv4Network("127.0.0.0/8")
 _LOOPBACK_6 = ipaddress.IPv6Network("::1/128")
 
+#: Where web servers do not listen and a POST may be taken for something else: below 1024 all but the web's own, and
+#: those of databases, brokers and the control planes of clusters.
+_WEB_PORTS = {80, 443}
+_OTHERS_PORTS = {
+    *(1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3306, 3389, 4369, 5432, 5671, 5672, 5900, 5984, 6000, 6379, 6443),
+    *(6667, 9042, 9092, 9200, 9300, 10250, 10255, 11211, 26379, 27017),
+}
+
 _HOW = "The operator can allow a network: HEADWAY_WEBHOOK_ALLOW=127.0.0.0/8"
 
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\.?", re.ASCII)
@@ -112,6 +120,10 @@ class Egress:
             raise UrlRefused("The webhook's URL must not have a fragment.")
         if port == 0 or not host:
             raise UrlRefused("The webhook's URL has no host and port that can be called.")
+        if port is not None and port not in _WEB_PORTS and (port < 1024 or port in _OTHERS_PORTS):
+            raise UrlRefused(
+                f"Webhooks are not sent to port {port}: web servers have 443, or one of their own from 1024."
+            )
         if (addresses := _numeric(host)) is not None:
             self.check(addresses, secure=scheme == "https")
         elif host.rstrip(".").rpartition(".")[2] == "localhost":

@@ -33,10 +33,19 @@ class Place(msgspec.Struct, frozen=True):
     eta_seconds: float | None  # until it is done, if things go on as lately
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """What the model last said of itself: the share that is done, 0 to 1."""
+
+    fraction: float
+    message: str | None
+
+
 class Urls(msgspec.Struct, frozen=True):
     """Where to go on from here."""
 
     get: str
+    cancel: str
+    events: str
 
 
 class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,14 +59,15 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     revision: int
     input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # with ?include=input
-    output: msgspec.Raw | None
+    output: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET  # left out of lists
     output_omitted: bool | msgspec.UnsetType = msgspec.UNSET  # in a webhook's body: too large for it
     error: ErrorBody | None
     attempt: int
     max_attempts: int
     priority: int
     metadata: dict[str, str]
-    queue: Place | None = None
+    progress: Progress | msgspec.Raw | None
+    queue: Place | None
     created_at: str
     started_at: str | None
     completed_at: str | None
@@ -83,9 +93,11 @@ def prediction_json(
     input_: bytes | None = None,
     *,
     output_omitted: bool = False,
+    listed: bool = False,
     place: Place | None = None,
 ) -> bytes:
-    """`place`: where it stands in its line, if that is to be told."""
+    """`listed`: as a list shows it, without its output. `place`: where it stands in its line, if that is to be told."""
+    path = path_of(row.id, public_url)
     error = row.error
     body = PredictionBody(
         id=row.id,
@@ -95,13 +107,14 @@ def prediction_json(
         status=_LABELS[row.status],
         revision=row.revision,
         input=msgspec.UNSET if input_ is None else msgspec.Raw(input_),
-        output=None if row.output is None else msgspec.Raw(row.output),
+        output=msgspec.UNSET if listed else None if row.output is None else msgspec.Raw(row.output),
         output_omitted=True if output_omitted else msgspec.UNSET,
         error=None if error is None else ErrorBody(error.code, error.message, error.code.retryable),
         attempt=row.attempt,
         max_attempts=row.max_attempts,
         priority=row.priority,
         metadata=row.metadata,
+        progress=None if row.progress is None else msgspec.Raw(row.progress),
         queue=place,
         created_at=time_of(row.created_at),
         started_at=optional_time(row.started_at),
@@ -109,7 +122,7 @@ def prediction_json(
         expires_at=optional_time(row.expires_at),
         metrics=_metrics(row),
         webhook_status=_TOLD[row.webhook_status],
-        urls=Urls(path_of(row.id, public_url)),
+        urls=Urls(path, f"{path}/cancel", f"{path}/events"),
     )
     return _encoder.encode(body)
 

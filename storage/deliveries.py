@@ -5,7 +5,7 @@ durable: what was written before one is on disk with it, so no receiver hears of
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,14 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     log: list[Attempt]
 
 
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What has not been delivered yet."""
+
+    pending: int  # 10,000 stands for more as well
+    due_at: int | None  # of the first that is due, of a thousand receivers at most; None: there is none
+
+
 #: Attempts that are kept of one delivery: more only come of redeliveries.
 _MOST_ATTEMPTS = 50
 
@@ -91,39 +99,68 @@ class Deliveries:
 
         return self._database.retrying(once)
 
-    def lease(self, receiver: str, limit: int, lease_s: float) -> list[Leased]:
-        """Of one receiver, the longest due; nobody else gets them while the lease lasts."""
+    def owed(self) -> Owed:
+        """Cheap however many wait."""
 
-        def once() -> list[Leased]:
-            with self._database.write_once() as connection:
-                rows = self._database.run(
-                    connection, "lease_deliveries", receiver=receiver, limit=limit, lease=int(lease_s * 1e6)
-                ).all()
-            return [_leased(row) for row in rows]
+        def once() -> Owed:
+            with self._database.read() as connection:
+                return Owed(*self._database.run(connection, "owed_webhooks").one())
 
         return self._database.retrying(once)
+
+    def lease(self, rooms: Mapping[str, int], lease_s: float) -> list[Leased]:
+        """`rooms`: how many at most of each receiver, the longest due; nobody else gets them while the lease lasts."""
+        lease = int(lease_s * 1e6)
+        take = self._lease_sqlite if self._database.dialect == "sqlite" else self._lease_postgresql
+        return [_leased(row) for row in self._database.retrying(lambda: take(rooms, lease))]
+
+    def _lease_sqlite(self, rooms: Mapping[str, int], lease: int) -> Sequence[Sequence[Any]]:
+        run, rows = self._database.run, self._database.rows
+        with self._database.write() as connection:
+            ids: list[Any] = []
+            for receiver, room in rooms.items():
+                ids += rows(connection, "due_deliveries", receiver=receiver, room=room)
+            run(connection, "lease_deliveries", ids=_json(ids), lease=lease)
+            return rows(connection, "leased_deliveries", ids=_json(ids))
+
+    def _lease_postgresql(self, rooms: Mapping[str, int], lease: int) -> Sequence[Sequence[Any]]:
+        asked = [{"receiver": receiver, "room": room} for receiver, room in rooms.items()]
+        with self._database.write_once() as connection:
+            return self._database.run(connection, "lease_deliveries", rooms=_json(asked), lease=lease).all()
+
+    def renew(self, attempts: Mapping[str, int], lease_s: float) -> None:
+        """Leases that go on: id → attempts, as leased. Forgotten by a crash, they are only sent again."""
+        rows = _json([{"id": id_, "attempts": count} for id_, count in attempts.items()])
+
+        def once() -> None:
+            with self._database.write_once(durable=False) as connection:
+                self._database.run(connection, "renew_deliveries", rows=rows, lease=int(lease_s * 1e6))
+
+        self._database.retrying(once)
 
     def record(self, results: Sequence[Result]) -> None:
         """One durable transaction. Whatever was leased again meanwhile stays as it is."""
         ordered = sorted(results, key=lambda result: result.leased.prediction.id)
         ended = [result.leased.prediction.id for result in ordered if result.state is not WebhookStatus.PENDING]
+        rows = _json(
+            [
+                {
+                    "id": result.leased.id,
+                    "attempts": result.leased.attempts,
+                    "state": result.state - 1,
+                    "delay": int(result.delay_s * 1e6),
+                    "log": _json([*result.leased.log, result.attempt][-_MOST_ATTEMPTS:]),
+                }
+                for result in ordered
+            ]
+        )
 
         def once() -> None:
             with self._database.write() as connection:
                 run = self._database.run
                 if ended and self._database.dialect == "postgresql":
                     run(connection, "lock_predictions", ids=ended)
-                for result in ordered:
-                    attempts = [*result.leased.log, result.attempt][-_MOST_ATTEMPTS:]
-                    run(
-                        connection,
-                        "record_delivery",
-                        id=result.leased.id,
-                        attempts=result.leased.attempts,
-                        state=result.state - 1,
-                        delay=int(result.delay_s * 1e6),
-                        log=msgspec.json.encode(attempts).decode(),
-                    )
+                run(connection, "record_deliveries", rows=rows)
                 if ended:
                     run(connection, "note_webhooks", ids=self._ids(ended))
 
@@ -159,7 +196,7 @@ class Deliveries:
         return self._database.retrying(once)
 
     def _ids(self, ids: Sequence[str]) -> Any:
-        return msgspec.json.encode(ids).decode() if self._database.dialect == "sqlite" else list(ids)
+        return _json(ids) if self._database.dialect == "sqlite" else list(ids)
 
 
 class Secrets:
@@ -222,10 +259,15 @@ class Secrets:
         return self._database.retrying(once)
 
 
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _leased(row: Sequence[Any]) -> Leased:
     id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output, traceparent = row
-    frozen = msgspec.json.decode(record)
-    prediction = prediction_of(frozen)
+    prediction = prediction_of(msgspec.json.decode(record))
+    if isinstance(output, str):  # SQLite's JSON has it in hexadecimal
+        output = bytes.fromhex(output)
     return Leased(
         id=id_,
         tenant_id=tenant_id,

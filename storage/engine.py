@@ -244,8 +244,9 @@ def _postgresql_engine(url: URL, settings: dict[str, str], **options: Any) -> En
         "idle_in_transaction_session_timeout": "5000",
         "jit": "off",
         # Every statement here goes by keys. A plan made while a table was empty is kept while it fills, and must not be
-        # a scan of all of it.
+        # a scan of all of it; nor of all that is queued, to be sorted for the first few.
         "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
         **settings,

@@ -69,9 +69,14 @@ def new_postgres_server() -> Iterator[Any]:
                 connection.execute("ALTER SYSTEM SET fsync = off")
                 connection.execute("SELECT pg_reload_conf()")
             yield server
-            postmaster = server.get_postmaster_info().process
-            postmaster.send_signal(signal.SIGQUIT)  # without writing out what is deleted next
-            postmaster.wait(20)
+            stop_at_once(server)  # without writing out what is deleted next
+
+
+def stop_at_once(server: Any) -> None:
+    """PostgreSQL's immediate stop: what was not flushed is lost, and the next start recovers as from a crash."""
+    postmaster = server.get_postmaster_info().process
+    postmaster.send_signal(signal.SIGQUIT)
+    postmaster.wait(20)
 
 
 @pytest.fixture(scope="session")

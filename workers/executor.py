@@ -24,7 +24,7 @@ from headway.manifest import Manifest
 from workers import frames
 from workers.frames import Loaded, Reply
 
-__all__ = ["DeviceHung", "DeviceLost", "Executor", "LoadFailed", "Loaded", "Reply"]
+__all__ = ["DeviceHung", "DeviceLost", "DiedLoading", "Executor", "LoadFailed", "Loaded", "Reply"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 #: -P and the path at the end: neither the working folder nor a model's folder can stand in for our packages.
@@ -40,6 +40,10 @@ _spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 class LoadFailed(Exception):  # noqa: N818
     """The model could not be loaded; the message says why."""
+
+
+class DiedLoading(LoadFailed):
+    """The process ended before it could say anything: the model's doing, or somebody killed it."""
 
 
 class DeviceLost(Exception):  # noqa: N818
@@ -79,9 +83,12 @@ class Executor:
         try:
             self._start()
             return self._await_loaded(timeout_s)
-        except (LoadFailed, DeviceLost) as error:
+        except LoadFailed:
             self.kill()
-            raise LoadFailed(str(error)) from error
+            raise
+        except DeviceLost as error:
+            self.kill()
+            raise DiedLoading(str(error)) from error
 
     def _start(self) -> None:
         environment = os.environ | _pinned(self._device, self._manifest.instances)

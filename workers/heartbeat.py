@@ -13,6 +13,7 @@ from headway.errors import StorageUnavailable
 from storage.predictions import Predictions, Returned
 from storage.tenants import Tenants
 from storage.workers import Served, Workers
+from workers import metrics
 from workers.claims import Claims
 from workers.publisher import Publisher
 
@@ -83,6 +84,7 @@ class Heartbeat:
             given = self._predictions.give_back(claim, [Returned(id=id_) for id_ in ids], True)
             self._publisher.ended(given.ended)
             self._publisher.requeue(given.queued)
+            metrics.given_back(given)
             if given.queued:
                 log.warning(
                     "a claim nobody here holds was given back", extra={"claim": claim, "ids": len(given.queued)}

@@ -118,6 +118,7 @@ class Janitor:
     def _announce(self, given: GivenBack) -> None:
         self._publisher.ended(given.ended)
         self._publisher.requeue(given.queued)
+        metrics.given_back(given)
 
     def _expire(self) -> None:
         while expired := self._predictions.expire():

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
 from batching.policy import Reason
+from headway import broker
 from headway.notices import Ended
 from headway.types import Claimed, Outcome
+from headway.webhooks import WebhookStatus
+from storage.predictions import GivenBack
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -44,6 +47,19 @@ FAILURES = Counter("headway_failures_total", "Predictions that failed here, by c
 DEAD_WORKERS = Counter("headway_dead_workers_total", "Workers declared dead because their beat stood still.")
 RECOVERED_HINTS = Counter("headway_recovered_hints_total", "Hints that had left Redis unclaimed.", _VERSION)
 EXPIRED = Counter("headway_expired_total", "Predictions whose queue timeout passed.")
+#: What came of POSTs; `outcome` is delivered, retried (again after a while) or given_up.
+WEBHOOK_ATTEMPTS = Counter("headway_webhook_attempts_total", "Attempts to deliver a webhook, by outcome.", ("outcome",))
+#: From the event to the answer that took it, over all its attempts.
+WEBHOOK_SECONDS = Histogram(
+    "headway_webhook_delivery_seconds",
+    "Wait between an event and its delivery.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 36_000, 86_400, 259_200),
+)
+_WEBHOOK_OUTCOMES = {
+    WebhookStatus.SUCCEEDED: WEBHOOK_ATTEMPTS.labels("delivered"),
+    WebhookStatus.PENDING: WEBHOOK_ATTEMPTS.labels("retried"),
+    WebhookStatus.FAILED: WEBHOOK_ATTEMPTS.labels("given_up"),
+}
 
 Version = tuple[str, str]
 
@@ -75,6 +91,13 @@ def became_terminal(version: Version, ended: dict[str, Ended]) -> None:
             FAILURES.labels(*version, one.error.code).inc()
 
 
+def given_back(given: GivenBack) -> None:
+    """What others had claimed: some became terminal by being given back."""
+    for id_, one in given.ended.items():
+        model, version, *_ = broker.parse_line(given.lines[id_])
+        became_terminal((model, version), {id_: one})
+
+
 def dead_hints(version: Version, count: int) -> None:
     DEAD_HINTS.labels(*version).inc(count)
 
@@ -89,3 +112,10 @@ def lost_attempts(version: Version, reason: str, count: int) -> None:
 
 def recovered_hints(version: Version, count: int) -> None:
     RECOVERED_HINTS.labels(*version).inc(count)
+
+
+def webhook_attempt(state: WebhookStatus, seconds: float) -> None:
+    """`state`: of the delivery after it; `seconds`: since the event."""
+    _WEBHOOK_OUTCOMES[state].inc()
+    if state is WebhookStatus.SUCCEEDED:
+        WEBHOOK_SECONDS.observe(seconds)

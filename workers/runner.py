@@ -24,7 +24,7 @@ from headway.types import Claimed, Outcome
 from storage.predictions import Finished, Predictions, Returned
 from workers import metrics
 from workers.claims import Claims
-from workers.executor import DeviceHung, DeviceLost, Executor, Loaded, LoadFailed, Reply
+from workers.executor import DeviceHung, DeviceLost, DiedLoading, Executor, Loaded, LoadFailed, Reply
 from workers.finisher import Finisher, Settled, persist
 from workers.publisher import Publisher
 from workers.window import Window
@@ -32,6 +32,9 @@ from workers.window import Window
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 2
+#: Processes in a row that may die while they load before the version is called failed: once may be chance (a kernel
+#: short of memory), and a version that never loaded is not served until its worker restarts.
+_MOST_DEATHS = 3
 #: Reloads made on suspicion may use this share of the time since the last one; those after a death are not counted.
 _RELOAD_SHARE = 0.1
 
@@ -256,6 +259,7 @@ class Runner:
 
     def _device(self) -> None:
         pause = 0.2
+        deaths = 0
         while not self._stopping:
             executor = self._make_executor()
             self._on_state("loading", None, None)
@@ -269,15 +273,18 @@ class Runner:
                 executor.kill()
                 if self._stopping:
                     return
-                self._on_state("failed", str(error), None)
-                if not self._first_load.is_set():
-                    self.failed = str(error)
-                    self._first_load.set()
-                    return
-                log.error("%s@%s does not load any more: %s", *self._labels, error)
+                log.error("%s@%s does not load: %s", *self._labels, error)
+                deaths += 1
+                if not isinstance(error, DiedLoading) or deaths >= _MOST_DEATHS:
+                    self._on_state("failed", str(error), None)
+                    if not self._first_load.is_set():
+                        self.failed = str(error)
+                        self._first_load.set()
+                        return
                 self._pause(pause)
                 pause = min(pause * 2, 30.0)
                 continue
+            deaths = 0
             self._loading_executor = None
             self._load_seconds = loaded.seconds
             self._on_state("ready", None, loaded)

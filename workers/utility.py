@@ -1,11 +1,11 @@
 """The utility worker: `headway utility`. It runs the janitor and sends webhooks; any number may run."""
 
 import logging
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from headway import stopping
+from headway import interpreter, stopping
 from headway.egress import Egress
 from headway.settings import Settings
 from storage.deliveries import Deliveries, Secrets
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: int | None) -> int:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT. What ends one of its two duties ends the other, too: whoever watches starts it again."""
+    interpreter.yield_often()
     asked_to_stop = stopping.on_signals()
     exposition.serve(metrics_host, metrics_port)
     database = Database.open(settings.database_url)
@@ -32,14 +33,16 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         settings.webhook_schedule,
         public_url=settings.public_url,
     )
-    sending = threading.Thread(target=deliverer.run, args=(asked_to_stop,), name="webhooks")
-    sending.start()
+    threads = ThreadPoolExecutor(1, "webhooks")
+    sending = threads.submit(deliverer.run, asked_to_stop)
+    sending.add_done_callback(lambda _: asked_to_stop.set())
     try:
         Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
     finally:
         asked_to_stop.set()
-        sending.join()
+        threads.shutdown()
         publisher.close()
         client.close()
         database.close()
+    sending.result()
     return 0

@@ -118,7 +118,8 @@ DELETE FROM inputs WHERE id = :id;
 DELETE FROM deliveries WHERE prediction_id = :id AND state <> 0;
 
 -- list_predictions
--- One page, newest first, of what is among the `scan` next rows: a filter that few rows pass does not read them all.
+-- One page, newest first, of what is among the `scan` next rows: a filter that few rows pass does not read them all. The
+-- tenant is compared together with the id: with an equality a planner may walk all tenants' rows by their ids alone.
 SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
     max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
     expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
@@ -127,10 +128,11 @@ FROM (
     SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
         claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
         batch_size, webhook, webhook_status, progress, log, deleted_at
-    FROM predictions WHERE tenant_id = :tenant_id AND id < :after ORDER BY id DESC LIMIT :scan) p
+    FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+    ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
     AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
-ORDER BY p.id DESC LIMIT :limit;
+ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 
 -- list_failed
 -- The same of failed ones, which have an index.
@@ -142,18 +144,23 @@ FROM (
     SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
         claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
         batch_size, webhook, webhook_status, progress, log, deleted_at
-    FROM predictions WHERE tenant_id = :tenant_id AND failed AND id < :after ORDER BY id DESC LIMIT :scan) p
+    FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
+    ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
-ORDER BY p.id DESC LIMIT :limit;
+ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 
 -- scanned
 -- The last row that a page has looked at, where it looked at as many as it may.
-SELECT CAST(id AS text) FROM predictions WHERE tenant_id = :tenant_id AND id < :after
-ORDER BY predictions.id DESC LIMIT 1 OFFSET :skip;
+SELECT CAST(id AS text) FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+ORDER BY predictions.tenant_id DESC, predictions.id DESC LIMIT 1 OFFSET :skip;
 
 -- scanned_failed
-SELECT CAST(id AS text) FROM predictions WHERE tenant_id = :tenant_id AND failed AND id < :after
-ORDER BY predictions.id DESC LIMIT 1 OFFSET :skip;
+SELECT CAST(id AS text) FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+    AND failed
+ORDER BY predictions.tenant_id DESC, predictions.id DESC LIMIT 1 OFFSET :skip;
+
+-- hint
+SELECT CAST(id AS text), size, shape, position FROM predictions WHERE id = :id AND status = 0;
 
 -- count_by_status
 SELECT status, count(*) FROM predictions GROUP BY status;
@@ -204,10 +211,15 @@ SELECT receiver FROM r
 WHERE receiver IS NOT NULL
     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.state = 0 AND d.receiver = r.receiver AND d.due_at <= :now);
 
--- record_delivery
--- What came of an attempt, unless another has begun meanwhile.
-UPDATE deliveries SET state = :state, leased = NULL, due_at = :now + :delay, log = :log
-WHERE id = :id AND attempts = :attempts AND state = 0;
+-- owed_webhooks
+-- How many wait, counted so far, and when the first of them is due, of so many receivers.
+WITH RECURSIVE r (receiver, n) AS (
+    SELECT min(receiver), 1 FROM deliveries WHERE state = 0
+    UNION ALL
+    SELECT (SELECT min(d.receiver) FROM deliveries d WHERE d.state = 0 AND d.receiver > r.receiver), n + 1
+    FROM r WHERE r.receiver IS NOT NULL AND n < 1000)
+SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE state = 0 LIMIT 10000) counted),
+    (SELECT min((SELECT min(d.due_at) FROM deliveries d WHERE d.state = 0 AND d.receiver = r.receiver)) FROM r);
 
 -- redeliver
 -- At once, and the schedule from its beginning; one that is under way is left alone.

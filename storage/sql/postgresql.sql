@@ -31,7 +31,8 @@ SELECT id::text, position FROM predictions WHERE id = ANY(:ids::uuid[]);
 -- Of idempotency keys: submission, the row that has its key, and whether the two are the same request.
 SELECT r.id, p.id::text, p.idempotency_digest = r.digest
 FROM json_to_recordset(:rows::json) AS r (id text, tenant_id text, key text, digest text)
-JOIN predictions p ON p.tenant_id = r.tenant_id AND p.idempotency_key = r.key;
+CROSS JOIN LATERAL (
+    SELECT id, idempotency_digest FROM predictions WHERE tenant_id = r.tenant_id AND idempotency_key = r.key LIMIT 1) p;
 
 -- forget_inputs
 -- Of submissions that made no row.
@@ -65,20 +66,22 @@ FROM claims c JOIN predictions p ON p.id = ANY(c.ids) AND p.claim = c.id AND p.s
 WHERE c.id = :claim::uuid;
 
 -- finish
--- One transaction for the results of several claims, in the order of the rows' ids whatever claim they belong to.
--- What fails while it is being canceled is canceled.
-WITH f AS MATERIALIZED (
-    SELECT p.id, CASE WHEN p.status = 2 AND r.status = 4 THEN 5 ELSE r.status END AS status,
-        CASE WHEN p.status = 1 THEN r.error_code END AS error_code,
-        CASE WHEN p.status = 1 THEN r.error_message END AS error_message, r.predict_us, r.batch_size, r.output
-    FROM ROWS FROM (
+-- One transaction for the results of several claims, in the order of the rows' ids whatever claim they belong to. What
+-- fails while it is being canceled is canceled. Each row is looked up by its key: a join may be planned as a walk over
+-- the whole table while that is small, and the plan is kept.
+WITH r AS MATERIALIZED (
+    SELECT * FROM ROWS FROM (
         json_to_recordset(:rows::json) AS (id uuid, claim uuid, status smallint, error_code text, error_message text,
             predict_us bigint, batch_size integer),
         unnest(:outputs::bytea[]))
-    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output)
-    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
-    WHERE p.status IN (1, 2)
-    ORDER BY p.id FOR NO KEY UPDATE OF p),
+    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output) ORDER BY id),
+f AS MATERIALIZED (
+    SELECT r.id, CASE WHEN p.status = 2 AND r.status = 4 THEN 5 ELSE r.status END AS status,
+        CASE WHEN p.status = 1 THEN r.error_code END AS error_code,
+        CASE WHEN p.status = 1 THEN r.error_message END AS error_message, r.predict_us, r.batch_size, r.output
+    FROM r CROSS JOIN LATERAL (
+        SELECT status FROM predictions WHERE id = r.id AND claim = r.claim AND status IN (1, 2)
+        FOR NO KEY UPDATE) p),
 d AS (
     DELETE FROM claims WHERE id = ANY(:claims::uuid[]))
 UPDATE predictions p SET status = f.status, failed = CASE WHEN f.status = 4 THEN true END, revision = revision + 1,
@@ -96,20 +99,23 @@ DELETE FROM claims c WHERE id = ANY(:claims::uuid[]) AND NOT EXISTS (
 -- ended_under
 -- Rows that ended under these claims: what an earlier try of the same finish has done.
 SELECT p.id::text, p.claim::text, p.status, p.revision, p.attempt, p.started_at, p.completed_at
-FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid) JOIN predictions p ON p.id = r.id AND p.claim = r.claim
+FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid)
+CROSS JOIN LATERAL (SELECT * FROM predictions WHERE id = r.id AND claim = r.claim LIMIT 1) p
 WHERE p.status IN (3, 4, 5);
 
 -- give_back
 -- Back to its place in the line; canceled if that was asked for; failed if its last chance is used up.
-WITH f AS MATERIALIZED (
-    SELECT p.id,
+WITH r AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, losses integer, lost integer, charge integer,
+        code text, message text) ORDER BY id),
+f AS MATERIALIZED (
+    SELECT r.id,
         CASE WHEN p.status = 2 THEN 5 WHEN r.charge = 1 AND p.charged + 1 >= p.max_attempts THEN 4 ELSE 0 END AS next,
         greatest(p.losses + r.lost, r.losses) AS losses, p.charged + r.charge AS charged, r.code, r.message
-    FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, losses integer, lost integer, charge integer,
-        code text, message text)
-    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
-    WHERE p.status IN (1, 2)
-    ORDER BY p.id FOR NO KEY UPDATE OF p SKIP LOCKED)
+    FROM r CROSS JOIN LATERAL (
+        SELECT status, losses, charged, max_attempts FROM predictions
+        WHERE id = r.id AND claim = r.claim AND status IN (1, 2)
+        FOR NO KEY UPDATE SKIP LOCKED) p)
 UPDATE predictions p SET status = f.next, revision = revision + 1, losses = f.losses, charged = f.charged,
     queued = CASE WHEN f.next = 0 THEN true END,
     failed = CASE WHEN f.next = 4 THEN true END,
@@ -148,10 +154,12 @@ RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
 -- progress
 -- What models said of items that they still run.
-WITH f AS MATERIALIZED (
-    SELECT p.id, r.progress FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, progress text)
-    JOIN predictions p ON p.id = r.id AND p.claim = r.claim
-    WHERE p.status IN (1, 2) ORDER BY p.id FOR NO KEY UPDATE OF p SKIP LOCKED)
+WITH r AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(:rows::json) AS r (id uuid, claim uuid, progress text) ORDER BY id),
+f AS MATERIALIZED (
+    SELECT r.id, r.progress FROM r CROSS JOIN LATERAL (
+        SELECT FROM predictions WHERE id = r.id AND claim = r.claim AND status IN (1, 2)
+        FOR NO KEY UPDATE SKIP LOCKED) p)
 UPDATE predictions p SET progress = f.progress, revision = revision + 1 FROM f WHERE p.id = f.id;
 
 -- expire
@@ -209,20 +217,39 @@ SELECT coalesce(json_agg(position), '[]')::text FROM (
     SELECT position FROM predictions WHERE queued AND line = :line ORDER BY position, predictions.id LIMIT :limit) f;
 
 -- backlog
-SELECT line, count(*), min(position) FROM predictions WHERE queued AND line = ANY(:lines::text[]) GROUP BY line;
+-- Counted so far and no further: a deep line costs no more than a busy one.
+SELECT l.line,
+    (SELECT count(*) FROM (SELECT FROM predictions p WHERE p.queued AND p.line = l.line LIMIT :at_most) q),
+    (SELECT min(p.position) FROM predictions p WHERE p.queued AND p.line = l.line)
+FROM unnest(:lines::text[]) l (line);
 
 -- now
 SELECT :now;
 
 -- lease_deliveries
--- The longest due of one receiver. They are due again when the lease ends, should their deliverer be gone by then.
+-- The longest due of each receiver. They are due again when the lease ends, should their deliverer be gone by then.
 WITH d AS MATERIALIZED (
-    SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now
-    ORDER BY due_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT due.id FROM json_to_recordset(:rooms::json) AS r (receiver text, room integer) CROSS JOIN LATERAL (
+        SELECT id FROM deliveries WHERE state = 0 AND receiver = r.receiver AND due_at <= :now
+        ORDER BY due_at LIMIT r.room FOR NO KEY UPDATE SKIP LOCKED) due)
 UPDATE deliveries SET leased = true, attempts = attempts + 1, step = step + 1, due_at = :now + :lease
 FROM d WHERE deliveries.id = d.id
 RETURNING deliveries.id, tenant_id, event, url, receiver, at, attempts, step, log, record, output,
     (SELECT p.traceparent FROM predictions p WHERE p.id = prediction_id);
+
+-- renew_deliveries
+-- Those that are still being sent, in the same attempt.
+UPDATE deliveries SET due_at = :now + :lease
+FROM json_to_recordset(:rows::json) AS r (id text, attempts integer)
+WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND state = 0 AND leased;
+
+-- record_deliveries
+-- What came of attempts, unless another has begun meanwhile. Not `state = 0`: a planner that believes few to be pending
+-- would walk the index of all that are.
+WITH r AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(:rows::json) AS r (id text, attempts integer, state smallint, delay bigint, log text))
+UPDATE deliveries SET state = r.state, leased = NULL, due_at = :now + r.delay, log = r.log
+FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state < 1;
 
 -- lock_predictions
 -- Predictions before deliveries, and in the order of their ids: nobody who ends several deadlocks.

@@ -182,17 +182,43 @@ SELECT json_group_array(position) FROM (
     SELECT position FROM predictions WHERE queued AND line = :line ORDER BY position, id LIMIT :limit);
 
 -- backlog
-SELECT line, count(*), min(position) FROM predictions
-WHERE queued AND line IN (SELECT value FROM json_each(:lines))
-GROUP BY line;
+-- Counted so far and no further: a deep line costs no more than a busy one.
+SELECT l.value,
+    (SELECT count(*) FROM (SELECT 1 FROM predictions WHERE queued AND line = l.value LIMIT :at_most)),
+    (SELECT min(position) FROM predictions WHERE queued AND line = l.value)
+FROM json_each(:lines) l;
+
+-- due_deliveries
+-- The longest due of one receiver.
+SELECT json_group_array(id) FROM (
+    SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now ORDER BY due_at LIMIT :room);
 
 -- lease_deliveries
--- The longest due of one receiver. They are due again when the lease ends, should their deliverer be gone by then.
+-- They are due again when the lease ends, should their deliverer be gone by then.
 UPDATE deliveries SET leased = 1, attempts = attempts + 1, step = step + 1, due_at = :now + :lease
-WHERE id IN (
-    SELECT id FROM deliveries WHERE state = 0 AND receiver = :receiver AND due_at <= :now ORDER BY due_at LIMIT :limit)
-RETURNING id, tenant_id, event, url, receiver, at, attempts, step, log, record, output,
-    (SELECT p.traceparent FROM predictions p WHERE p.id = prediction_id);
+WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- leased_deliveries
+SELECT json_group_array(json_array(id, tenant_id, event, url, receiver, at, attempts, step, log, record,
+    CASE WHEN output IS NOT NULL THEN hex(output) END,
+    (SELECT p.traceparent FROM predictions p WHERE p.id = prediction_id)))
+FROM deliveries WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- record_deliveries
+-- What came of attempts, unless another has begun meanwhile. Not `state = 0`: a planner that believes few to be pending
+-- would walk the index of all that are.
+WITH r AS MATERIALIZED (
+    SELECT value ->> 'id' AS id, value ->> 'attempts' AS attempts, value ->> 'state' AS state, value ->> 'delay' AS delay,
+        value ->> 'log' AS log
+    FROM json_each(:rows))
+UPDATE deliveries SET state = r.state, leased = NULL, due_at = :now + r.delay, log = r.log
+FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state < 1;
+
+-- renew_deliveries
+-- Those that are still being sent, in the same attempt.
+UPDATE deliveries SET due_at = :now + :lease
+FROM json_each(:rows) r
+WHERE deliveries.id = r.value ->> 'id' AND attempts = r.value ->> 'attempts' AND state = 0 AND leased;
 
 -- note_webhooks
 -- What a prediction's receiver was told, once it is owed nothing more; events before an explicit retry do not count.

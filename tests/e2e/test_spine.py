@@ -74,6 +74,22 @@ class Narrow(Model):
         return [{"value": value, "refused": self.refused} for value in inputs]
 """
 
+DIES_LOADING = """
+import os, signal
+from pathlib import Path
+from headway import Model
+
+class Dies(Model):
+    def load(self, context):
+        with Path({diary!r}).open("a") as diary:
+            diary.write("x")
+            if diary.tell() <= {deaths}:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def predict(self, inputs):
+        return inputs
+"""
+
 MOODY_TOML = """
 [batching]
 max_wait_ms = 200
@@ -288,6 +304,23 @@ def test_submissions_are_accepted_while_redis_hangs_and_run(headway: RunningHead
         return [one["status"] for one in answers] == ["succeeded"] * len(ids)
 
     wait_until(all_done, 30, "the predictions to run")
+
+
+def test_a_device_process_that_dies_while_it_loads_is_started_again(tmp_path: Path) -> None:
+    """By chance, as when the kernel is short of memory; one that always dies is called failed."""
+    for name, deaths in {"unlucky": 2, "doomed": 100}.items():
+        version = tmp_path / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(DIES_LOADING.format(deaths=deaths, diary=str(tmp_path / name)))
+    with RunningHeadway(tmp_path) as running:
+        answered = httpx.post(f"{running.data_url}/v1/models/unlucky:predict", json={"instances": [1]}, timeout=30)
+        assert answered.json() == {"predictions": [1]}
+
+        def versions() -> Any:
+            return httpx.get(f"{running.data_url}/v1/models/doomed/versions").json()["data"]
+
+        wait_until(lambda: versions()[0]["state"] == "failed", 20, "the doomed one to be given up")
+        assert "signal 9" in versions()[0]["reason"]
 
 
 def test_a_broken_model_is_listed_with_its_reason_and_stops_nobody(tmp_path: Path) -> None:

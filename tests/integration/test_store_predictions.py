@@ -1,6 +1,5 @@
 """The life of predictions, the same on both stores."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ from headway.states import TRANSITIONS, Status
 from headway.testing import new_prediction
 from headway.types import Claimed, Hint, Outcome, Prediction
 from storage.predictions import Backlog, Finished, Refused, Returned
-from storage.statements import statements
 
 URGENT = broker.line("digits", "1", 0)
 
@@ -471,56 +469,14 @@ def test_the_backlog_counts_each_line(store: Any) -> None:
     assert store.predictions.backlog([]) == {}
 
 
-@pytest.mark.parametrize(
-    ("statement", "index"),
-    [
-        ("oldest_queued", "predictions_queued"),
-        ("backlog", "predictions_queued"),
-        ("waiting", "predictions_queued"),
-        ("depth", "predictions_queued"),
-        ("first_positions", "predictions_queued"),
-        ("expire", "predictions_expiring"),
-        ("claim", "primary"),
-        ("cancel_queued", "primary"),
-        ("finish", "primary"),
-        ("read", "primary"),
-    ],
-)
-def test_statements_go_by_their_index(store: Any, statement: str, index: str) -> None:
-    sqlite = store.database.dialect == "sqlite"
-    ids = store.submitted(300)
-    store.claimed(ids[:100])
-    claim = new_id()
-    many = json.dumps(ids) if sqlite else "{" + ",".join(ids) + "}"
-    fences = json.dumps([{"id": id_, "claim": claim, "status": 3} for id_ in ids])
-    parameters = {
-        "now": 1,
-        "ids": many,
-        "line": store.lines[1],
-        "lines": json.dumps(store.lines) if sqlite else store.lines,
-        "marks": json.dumps([{"line": line, "before": 1 << 62} for line in store.lines]),
-        "limit": 10,
-        "before": 1 << 62,
-        "model": "digits",
-        "version": "1",
-        "claim": claim,
-        "worker_id": "w1",
-        "tenant_id": "default",
-        "rows": fences,
-        "outputs": [b""] * 300,
-        "claims": many,
-    }
-    name = "finishing" if sqlite and statement == "finish" else statement
-    explain = ("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + statements(store.database.dialect)[name]
+def test_a_deep_line_is_counted_as_far_as_asked_and_its_oldest_is_known(store: Any) -> None:
+    ids = store.submitted(5)
+    store.submitted(2, line=URGENT, priority=0)
 
-    with store.database.write() as connection:
-        plan = " ".join(str(row) for row in connection.exec_driver_sql(explain, parameters))
+    backlog = store.predictions.backlog(store.lines, at_most=3)
 
-    wanted = {"primary": "sqlite_autoindex_predictions_1" if sqlite else "predictions_pkey"}.get(index, index)
-    assert wanted in plan
-    assert index == "predictions_queued" or "predictions_queued" not in plan
-    assert "Seq Scan on predictions" not in plan
-    assert "SCAN predictions" not in plan.replace("SCAN predictions USING COVERING INDEX predictions_queued", "")
+    assert backlog[store.lines[1]] == Backlog(3, store.predictions.read(ids[:1])[ids[0]].position)
+    assert backlog[URGENT].depth == 2
 
 
 # The state machine
@@ -539,7 +495,7 @@ def reach(store: Any, status: Status) -> tuple[str, str]:
         return id_, new_id()
     claim, _ = store.claimed([id_])
     if status is Status.CANCELING:
-        store.execute(f"UPDATE predictions SET status = 2, revision = revision + 1 WHERE id = '{id_}'")
+        store.predictions.cancel(id_, "default")
     if status in (Status.SUCCEEDED, Status.FAILED):
         error = ItemError(ItemCode.MODEL_ERROR, "") if status is Status.FAILED else None
         outcome = Outcome(id=id_, error=error, output=None if error else b"1")
@@ -565,7 +521,9 @@ VERBS: dict[str, Callable[[Any, str, str], object]] = {
         store.predictions.give_back(claim, [Returned(id=id_, charge=True)], True),
     ],
     "bury": lambda store, id_, claim: [store.workers.mark_dead("w1"), store.predictions.give_back_dead()],
-    "cancel": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
+    "cancel queued": lambda store, id_, claim: store.predictions.cancel_queued([id_], "default"),
+    "cancel": lambda store, id_, claim: store.predictions.cancel(id_, "default"),
+    "retry": lambda store, id_, claim: store.predictions.retry(id_, "default"),
     "expire": lambda store, id_, claim: store.predictions.expire(),
     "insert": lambda store, id_, claim: store.predictions.insert([new_prediction(id=id_)]),
 }
@@ -586,6 +544,6 @@ def test_rows_move_only_as_the_table_of_transitions_says(store: Any, verb: str) 
             assert after[id_] == row
         else:
             assert (row.status, after[id_].status) in TRANSITIONS
-            assert not row.status.terminal
+            assert row.status.terminal == (verb == "retry")
             assert after[id_].revision == row.revision + 1
             assert (after[id_].completed_at is not None) == after[id_].status.terminal

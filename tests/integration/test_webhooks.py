@@ -1,96 +1,41 @@
 """Webhooks from the row that owes them to a real receiver, the same on both stores."""
 
-import json
+import datetime
+import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import trustme
+from prometheus_client import REGISTRY
 from standardwebhooks import Webhook
 
 from headway.clock import now_us
 from headway.egress import Egress, networks
 from headway.errors import ItemCode, ItemError
+from headway.running import free_port
+from headway.settings import WEBHOOK_SCHEDULE
 from headway.testing import wait_until
 from headway.types import Outcome
 from headway.webhooks import Events, WebhookStatus, WebhookVerificationError, verify
-from storage.deliveries import Deliveries, Secrets
+from storage.deliveries import Attempt, Deliveries, Result, Secrets
 from storage.predictions import Finished, Returned
+from tests.receiver import Answer, Received, Receiver
 from workers.webhooks import Deliverer
 
 LOOPBACK = Egress(networks("127.0.0.0/8"))
 
-Answer = tuple[int, dict[str, str]]
-
-
-@dataclass
-class Received:
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    at: float = field(default_factory=time.monotonic)
-
-    @property
-    def id(self) -> str:
-        return self.headers["webhook-id"]
-
-    @property
-    def event(self) -> Any:
-        return json.loads(self.body)
-
-
-class Receiver:
-    """A real HTTP server that notes what it gets; `answer` decides, and may block."""
-
-    def __init__(self) -> None:
-        self.got: list[Received] = []
-        self.answer: Callable[[Received], Answer] = lambda _: (200, {})
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                received = Received(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
-                receiver.got.append(received)
-                status, headers = receiver.answer(received)
-                self.send_response(status)
-                for name, value in {"content-length": "0", **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                pass  # a deliverer that hangs up is what some tests are about
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        self.url = f"http://{self.host}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
 
 @pytest.fixture
-def new_receiver() -> Iterator[Callable[[], Receiver]]:
+def new_receiver() -> Iterator[Callable[..., Receiver]]:
     with ExitStack() as made:
 
-        def make() -> Receiver:
-            receiver = Receiver()
+        def make(**how: Any) -> Receiver:
+            receiver = Receiver(**how)
             made.callback(receiver.close)
             return receiver
 
@@ -98,7 +43,7 @@ def new_receiver() -> Iterator[Callable[[], Receiver]]:
 
 
 @pytest.fixture
-def receiver(new_receiver: Callable[[], Receiver]) -> Receiver:
+def receiver(new_receiver: Callable[..., Receiver]) -> Receiver:
     return new_receiver()
 
 
@@ -108,9 +53,11 @@ def deliver(store: Any) -> Iterator[Callable[..., None]]:
     stopping = threading.Event()
     threads = []
 
-    def start(*schedule: float, egress: Egress = LOOPBACK, timeout_s: float = 5.0) -> None:
+    def start(
+        *schedule: float, egress: Egress = LOOPBACK, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None
+    ) -> None:
         deliverer = Deliverer(
-            Deliveries(store.database), Secrets(store.database), egress, schedule, timeout_s=timeout_s
+            Deliveries(store.database), Secrets(store.database), egress, schedule, timeout_s=timeout_s, tls=tls
         )
         threads.append(threading.Thread(target=deliverer.run, args=(stopping,)))
         threads[-1].start()
@@ -267,7 +214,8 @@ def test_started_comes_once_and_before_the_end(store: Any, receiver: Receiver, d
     (id_,) = submitted(store, receiver.url, events=Events.STARTED | Events.COMPLETED)
     claim, _ = store.claimed([id_])
     deliver()
-    wait_until(lambda: receiver.got, 10, "the first event")
+    # While it is recorded its prediction is locked, and who gives back does not wait for locks.
+    wait_until(lambda: attempts(store, id_), 10, "the first event")
     store.predictions.give_back(claim, [Returned(id=id_)], True)
     assert status(store, id_) is WebhookStatus.PENDING
     claim, _ = store.claimed([id_])
@@ -338,6 +286,90 @@ def test_the_schedule_ends_and_redelivery_begins_it_again(
     assert store.predictions.read([id_])[id_].revision == revision + 2
 
 
+#: Two days of the schedule become three and a half seconds.
+_SHRUNK = 50_000
+
+
+def test_a_receiver_that_was_down_for_two_days_gets_every_event_once(
+    store: Any, new_receiver: Callable[..., Receiver], deliver: Callable[..., None]
+) -> None:
+    port = free_port()
+    ids = ended(store, f"http://127.0.0.1:{port}/hook", 40)
+    down_until = time.monotonic() + 2 * 86_400 / _SHRUNK
+    deliver(*(delay / _SHRUNK for delay in WEBHOOK_SCHEDULE))
+    wait_until(lambda: len(attempts(store, ids[0])) >= 3, 10, "refused connections")
+    receiver = new_receiver(port=port)
+    taken: list[Received] = []
+
+    def answer(received: Received) -> Answer:
+        if time.monotonic() < down_until:
+            return 500, {}
+        taken.append(received)
+        return 200, {}
+
+    receiver.answer = answer
+    for id_ in ids:
+        becomes(store, id_, WebhookStatus.SUCCEEDED)
+
+    assert sorted(received.event["data"]["id"] for received in taken) == sorted(ids)
+    assert set(Counter(received.id for received in taken).values()) == {1}
+    assert {received.id for received in receiver.got} == {received.id for received in taken}
+    (secret,) = Secrets(store.database).valid("default")
+    for received in receiver.got:
+        assert Webhook(secret).verify(received.body, received.headers) == received.event
+    for id_ in ids:
+        codes = [code for code, _ in attempts(store, id_)]
+        assert len(codes) <= 10
+        assert codes[0] is None
+        assert codes[-1] == 200
+        assert 200 not in codes[:-1]
+    assert any(code == 500 for id_ in ids for code, _ in attempts(store, id_))
+
+
+def test_gone_for_one_event_closes_that_delivery_and_no_other_of_the_tenant(
+    store: Any, receiver: Receiver, deliver: Callable[..., None]
+) -> None:
+    ids = ended(store, receiver.url, 10)
+    receiver.answer = lambda received: (410 if received.event["data"]["id"] == ids[3] else 200, {})
+    deliver(0.01, 0.01)
+    for id_ in ids:
+        becomes(store, id_, WebhookStatus.FAILED if id_ == ids[3] else WebhookStatus.SUCCEEDED)
+    (later,) = ended(store, receiver.url)
+    becomes(store, later, WebhookStatus.SUCCEEDED)
+
+    assert Counter(received.event["data"]["id"] for received in receiver.got) == dict.fromkeys([*ids, later], 1)
+    receiver.answer = lambda _: (200, {})
+    deliveries = Deliveries(store.database)
+    (delivery,) = deliveries.of(ids[3], "default")
+    assert delivery.status is WebhookStatus.FAILED
+    assert deliveries.redeliver(delivery.id, "default") is not None
+    becomes(store, ids[3], WebhookStatus.SUCCEEDED)
+
+
+def test_attempts_are_counted_by_outcome_and_deliveries_timed_from_their_event(
+    store: Any, receiver: Receiver, deliver: Callable[..., None]
+) -> None:
+    def seen(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"headway_webhook_{name}", labels) or 0.0
+
+    def counted() -> list[float]:
+        outcomes = ("delivered", "retried", "given_up")
+        attempts = [seen("attempts_total", outcome=outcome) for outcome in outcomes]
+        return [*attempts, seen("delivery_seconds_count"), seen("delivery_seconds_sum")]
+
+    before = counted()
+    receiver.answer = lambda received: (500 if received.path == "/down" or len(receiver.got) == 1 else 200, {})
+    (id_,) = ended(store, receiver.url)
+    deliver(0.3)
+    becomes(store, id_, WebhookStatus.SUCCEEDED)
+    (lost,) = ended(store, receiver.url.replace("/hook", "/down"))
+    becomes(store, lost, WebhookStatus.FAILED)
+
+    *counts, seconds = (now - then for now, then in zip(counted(), before, strict=True))
+    assert counts == [1, 2, 1, 1]
+    assert 0.2 < seconds < 15
+
+
 def test_gone_ends_the_schedule(store: Any, receiver: Receiver, deliver: Callable[..., None]) -> None:
     receiver.answer = lambda _: (410, {})
     (id_,) = ended(store, receiver.url)
@@ -349,7 +381,7 @@ def test_gone_ends_the_schedule(store: Any, receiver: Receiver, deliver: Callabl
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_is_a_failure_and_never_followed(
-    store: Any, new_receiver: Callable[[], Receiver], deliver: Callable[..., None], code: int
+    store: Any, new_receiver: Callable[..., Receiver], deliver: Callable[..., None], code: int
 ) -> None:
     receiver, elsewhere = new_receiver(), new_receiver()
     receiver.answer = lambda _: (code, {"location": elsewhere.url})
@@ -372,7 +404,7 @@ def test_retry_after_is_honoured(store: Any, receiver: Receiver, deliver: Callab
 
 
 def test_dead_and_slow_receivers_do_not_delay_a_healthy_one(
-    store: Any, new_receiver: Callable[[], Receiver], deliver: Callable[..., None]
+    store: Any, new_receiver: Callable[..., Receiver], deliver: Callable[..., None]
 ) -> None:
     slow, dead, healthy = new_receiver(), new_receiver(), new_receiver()
     release = threading.Event()
@@ -411,7 +443,7 @@ def test_what_a_lost_deliverer_sent_is_sent_again_under_the_same_id(
     """It dies between the POST and the record: as if leased, and never heard of again."""
     (id_,) = ended(store, receiver.url)
     deliveries = Deliveries(store.database)
-    (leased,) = deliveries.lease(f"http://{receiver.host}", 10, 0.3)
+    (leased,) = deliveries.lease({f"http://{receiver.host}": 10}, 0.3)
     assert deliveries.due_receivers() == []
 
     deliver()
@@ -419,6 +451,46 @@ def test_what_a_lost_deliverer_sent_is_sent_again_under_the_same_id(
 
     (got,) = receiver.got
     assert got.id == leased.id
+
+
+def test_what_is_sent_to_a_slow_receiver_is_not_sent_again_meanwhile(
+    store: Any, receiver: Receiver, deliver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.webhooks._LEASE_S", 0.6)
+    monkeypatch.setattr("workers.webhooks._RENEW_S", 0.2)
+    began = time.monotonic()
+    receiver.answer = lambda _: (wait_until(lambda: 200 if time.monotonic() > began + 2 else 0), {})
+    (id_,) = ended(store, receiver.url)
+    deliver()
+    deliver()
+    becomes(store, id_, WebhookStatus.SUCCEEDED)
+
+    assert len(receiver.got) == 1
+
+
+def test_only_a_lease_that_still_holds_is_renewed(store: Any, receiver: Receiver) -> None:
+    """Else a renewal that comes late would put off what was leased anew, or hurry a retry."""
+    deliveries = Deliveries(store.database)
+    (id_,) = ended(store, receiver.url)
+    host = f"http://{receiver.host}"
+
+    def due() -> int:
+        (delivery,) = deliveries.of(id_, "default")
+        return delivery.due_at
+
+    (first,) = deliveries.lease({host: 1}, 0.0)
+    (second,) = deliveries.lease({host: 1}, 0.0)
+    before = due()
+    deliveries.renew({first.id: first.attempts}, 60)
+    assert due() == before
+    deliveries.renew({second.id: second.attempts}, 60)
+    assert due() > before + 50_000_000
+
+    failed = Attempt(at=now_us(), seconds=0.1, status_code=500, error="answered 500")
+    deliveries.record([Result(leased=second, state=WebhookStatus.PENDING, attempt=failed, delay_s=300)])
+    before = due()
+    deliveries.renew({second.id: second.attempts}, 60)
+    assert due() == before
 
 
 def test_a_receiver_that_never_answers_is_a_failure_in_time(
@@ -478,6 +550,121 @@ def test_a_name_that_is_rebound_is_refused_at_the_connection(
     becomes(store, id_, WebhookStatus.FAILED)
 
     assert receiver.got == []
+
+
+# TLS
+
+
+class _Named(Egress):
+    """`hooks.example` is a name of this machine. Its address is checked like any."""
+
+    def resolve(self, host: str, port: int, *, secure: bool) -> list[str]:
+        assert host == "hooks.example"
+        return super().resolve("127.0.0.1", port, secure=secure)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def serving(certificate: trustme.LeafCert, asked_for: list[str | None] | None = None) -> ssl.SSLContext:
+    """`asked_for`: the names of TLS's SNI."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    if asked_for is not None:
+        context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
+    return context
+
+
+def https_url(receiver: Receiver) -> str:
+    return f"https://hooks.example:{receiver.host.partition(':')[2]}/hook?a=b"
+
+
+def test_over_tls_the_name_stays_and_the_address_is_the_checked_one(
+    store: Any, new_receiver: Callable[..., Receiver], deliver: Callable[..., None], authority: trustme.CA
+) -> None:
+    asked_for: list[str | None] = []
+    receiver = new_receiver(tls=serving(authority.issue_cert("hooks.example"), asked_for))
+    ids = ended(store, https_url(receiver), 3)
+    deliver(egress=_Named(networks("127.0.0.0/8")), tls=trusting(authority))
+    for id_ in ids:
+        becomes(store, id_, WebhookStatus.SUCCEEDED)
+
+    assert set(asked_for) == {"hooks.example"}
+    assert {got.headers["host"] for got in receiver.got} == {https_url(receiver).split("/")[2]}
+    assert {got.path for got in receiver.got} == {"/hook?a=b"}
+    (secret,) = Secrets(store.database).valid("default")
+    assert {Webhook(secret).verify(got.body, got.headers)["data"]["id"] for got in receiver.got} == set(ids)
+
+
+def _another_name(authority: trustme.CA) -> trustme.LeafCert:
+    return authority.issue_cert("other.example")
+
+
+def _expired(authority: trustme.CA) -> trustme.LeafCert:
+    return authority.issue_cert("hooks.example", not_after=datetime.datetime.now(datetime.UTC) - datetime.timedelta(1))
+
+
+def _of_another_authority(_: trustme.CA) -> trustme.LeafCert:
+    return trustme.CA().issue_cert("hooks.example")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "why"),
+    [(_another_name, "hooks.example"), (_expired, "expired"), (_of_another_authority, "unable to get local issuer")],
+)
+def test_a_certificate_that_is_not_the_receivers_fails_the_attempt_and_says_why(
+    store: Any,
+    new_receiver: Callable[..., Receiver],
+    deliver: Callable[..., None],
+    authority: trustme.CA,
+    certificate: Callable[[trustme.CA], trustme.LeafCert],
+    why: str,
+) -> None:
+    receiver = new_receiver(tls=serving(certificate(authority)))
+    (id_,) = ended(store, https_url(receiver))
+    deliver(egress=_Named(networks("127.0.0.0/8")), tls=trusting(authority))
+    becomes(store, id_, WebhookStatus.FAILED)
+
+    assert receiver.got == []
+    ((code, error),) = attempts(store, id_)
+    assert code is None
+    assert (error or "").startswith("its TLS certificate is not valid: ")
+    assert why in (error or "")
+
+
+def test_a_receiver_that_speaks_no_tls_fails_the_attempt(
+    store: Any, receiver: Receiver, deliver: Callable[..., None], authority: trustme.CA
+) -> None:
+    (id_,) = ended(store, https_url(receiver))
+    deliver(egress=_Named(networks("127.0.0.0/8")), tls=trusting(authority))
+    becomes(store, id_, WebhookStatus.FAILED)
+
+    assert receiver.got == []
+    ((_, error),) = attempts(store, id_)
+    assert (error or "").startswith("TLS failed: ")
+
+
+def test_an_operators_own_authority_is_trusted_by_its_file(
+    store: Any,
+    new_receiver: Callable[..., Receiver],
+    deliver: Callable[..., None],
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    receiver = new_receiver(tls=serving(authority.issue_cert("hooks.example")))
+    with authority.cert_pem.tempfile() as file:
+        monkeypatch.setenv("SSL_CERT_FILE", file)
+        deliver(egress=_Named(networks("127.0.0.0/8")))
+    (id_,) = ended(store, https_url(receiver))
+    becomes(store, id_, WebhookStatus.SUCCEEDED)
 
 
 # Signatures

@@ -1,4 +1,4 @@
-"""Workers that were stopped past their lease and wake up: whatever they write then changes nothing."""
+"""Workers that were stopped past their lease and wake up: whatever they write then changes nothing and tells nobody."""
 
 import os
 import random
@@ -16,17 +16,24 @@ from headway import broker
 from headway.states import Status
 from headway.testing import new_prediction, wait_until
 from headway.types import Outcome, Prediction
+from headway.webhooks import Events, WebhookStatus
+from storage.deliveries import Deliveries
 from storage.engine import Database
 from storage.predictions import Finished, Predictions, Returned
 from storage.workers import Workers
+from tests.receiver import Receiver
 
 ZOMBIES = 300
 ROWS = 4
 
+STARTED, SUCCEEDED = "prediction.started", "prediction.succeeded"
+
 
 def test_three_hundred_zombies_overwrite_nothing(store: Any) -> None:
     """Each holds a claim of four rows when its lease ends; others run the rows meanwhile, or have only claimed them."""
-    ids = store.submitted(ZOMBIES * ROWS)
+    ids = store.submitted(
+        ZOMBIES * ROWS, webhook="https://receiver.example/", webhook_events=Events.STARTED | Events.COMPLETED
+    )
     claims = {}
     for number in range(ZOMBIES):
         store.workers.register(f"zombie{number}", "cpu", "host", number)
@@ -44,6 +51,10 @@ def test_three_hundred_zombies_overwrite_nothing(store: Any) -> None:
             store.finished(claim, ids[start : start + 6])
     before = store.predictions.read(ids)
     assert {row.status for row in before.values()} == {Status.SUCCEEDED, Status.IN_PROGRESS}
+    running = [id_ for id_ in ids if before[id_].status is Status.IN_PROGRESS]
+    ended = [id_ for id_ in ids if before[id_].status is Status.SUCCEEDED]
+    owed = deliveries(store)
+    assert sorted(owed) == sorted([(id_, STARTED) for id_ in ids] + [(id_, SUCCEEDED) for id_ in ended])
 
     overwritten: list[str] = []
 
@@ -64,8 +75,20 @@ def test_three_hundred_zombies_overwrite_nothing(store: Any) -> None:
 
     assert overwritten == []
     assert store.predictions.read(ids) == before
+    assert deliveries(store) == owed
     for number in range(ZOMBIES):
         assert not store.workers.beat(f"zombie{number}")
+
+    for id_ in running:
+        store.finished(before[id_].claim, [id_], settled=False)
+    assert sorted(deliveries(store)) == sorted((id_, event) for id_ in ids for event in (STARTED, SUCCEEDED))
+
+
+def deliveries(store: Any) -> list[tuple[str, str]]:
+    """(prediction, event) of every row, in the order of their ids."""
+    with store.database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT prediction_id, event FROM deliveries ORDER BY id").all()
+    return [(str(prediction_id), event) for prediction_id, event in rows]
 
 
 MODEL = """
@@ -91,10 +114,17 @@ def test_a_worker_that_was_stopped_past_its_lease_ends_without_a_trace(
         "HEADWAY_REDIS_URL": fresh_redis_url,
         "HEADWAY_DATABASE_URL": postgres_url,
         "HEADWAY_MODELS": str(tmp_path),
+        "HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8",
     }
     database = Database.open(postgres_url)
     predictions, workers = Predictions(database), Workers(database)
-    row = new_prediction(model="slow", line=broker.line("slow", "1", 5))
+    receiver = Receiver()
+    row = new_prediction(
+        model="slow",
+        line=broker.line("slow", "1", 5),
+        webhook=receiver.url,
+        webhook_events=Events.STARTED | Events.COMPLETED,
+    )
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str) -> subprocess.Popen[bytes]:
@@ -116,6 +146,7 @@ def test_a_worker_that_was_stopped_past_its_lease_ends_without_a_trace(
         start("utility")
         second = start("worker", "--device", "cpu")
         wait_until(lambda: present().status is Status.SUCCEEDED, 60, "the second worker's result")
+        wait_until(lambda: present().webhook_status is WebhookStatus.SUCCEEDED, 20, "its webhook")
         ended = present()
         assert (ended.attempt, ended.claim != claimed) == (2, True)
         assert msgspec.json.decode(ended.output or b"") == second.pid
@@ -124,8 +155,12 @@ def test_a_worker_that_was_stopped_past_its_lease_ends_without_a_trace(
         first.send_signal(signal.SIGCONT)
         assert first.wait(20) == 70
         assert present() == ended
+        assert [one.event for one in Deliveries(database).of(row.id, "default")] == [STARTED, SUCCEEDED]
+        assert [got.event["type"] for got in receiver.got] == [STARTED, SUCCEEDED]
+        assert len({got.id for got in receiver.got}) == 2
     finally:
         for process in started:
             process.kill()
             process.wait()
         database.close()
+        receiver.close()

@@ -93,7 +93,9 @@ def test_a_prediction_shows_what_is_known_and_null_for_the_rest() -> None:
     assert shown["created_at"] == "2023-11-14T22:13:20.000001Z"
     assert shown["started_at"] is shown["output"] is shown["error"] is None
     assert shown["metrics"] == {"queue_seconds": None, "predict_seconds": None, "batch_size": None}
-    assert shown["urls"] == {"get": f"/v1/predictions/{queued.id}"}
+    path = f"/v1/predictions/{queued.id}"
+    assert shown["urls"] == {"get": path, "cancel": f"{path}/cancel", "events": f"{path}/events"}
+    assert shown["progress"] is None
     assert "input" not in shown
 
 

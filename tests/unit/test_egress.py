@@ -59,6 +59,16 @@ def test_what_is_no_plain_https_url_is_refused(url: str) -> None:
         Egress().checked_url(url)
 
 
+@pytest.mark.parametrize("port", [1, 21, 22, 25, 53, 111, 445, 587, 1023, 2375, 3306, 5432, 6379, 9200, 11211, 27017])
+def test_ports_where_other_protocols_are_spoken_are_refused_allowed_network_or_not(port: int) -> None:
+    for egress, url in (
+        (Egress(), f"https://example.com:{port}/"),
+        (Egress(networks("127.0.0.0/8")), f"http://127.0.0.1:{port}/"),
+    ):
+        with pytest.raises(UrlRefused, match=f"port {port}:"):
+            egress.checked_url(url)
+
+
 @pytest.mark.parametrize(
     ("url", "plain"),
     [

@@ -203,7 +203,7 @@ def test_head_stands_beside_every_get(api: "Api", path: str) -> None:
     [
         ("/v1/models/echo/predictions", "POST"),
         ("/v1/models/echo:predict", "POST"),
-        (f"/v1/predictions/{UNKNOWN}", "GET, HEAD"),
+        (f"/v1/predictions/{UNKNOWN}", "DELETE, GET, HEAD"),
         ("/v1/models", "GET, HEAD"),
         ("/health", "GET, HEAD"),
         ("/docs", "GET, HEAD"),

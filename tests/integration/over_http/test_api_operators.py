@@ -47,6 +47,18 @@ def test_the_backlog_is_read_at_the_scrape(stack: "Stack") -> None:
     assert samples(stack.api)[of_line("headway_backlog_predictions", "3-6")] == 0
 
 
+def test_what_receivers_are_owed_is_read_at_the_scrape(stack: "Stack") -> None:
+    seen = samples(stack.api)
+    assert (seen["headway_webhooks_pending"], seen["headway_webhooks_oldest_due_age_seconds"]) == (0, 0)
+    for name in "abb":
+        assert stack.api.submit(1, webhook=f"https://{name}.example/").status_code == 202
+    assert samples(stack.api)["headway_webhooks_pending"] == 0
+    stack.worker.run(*stack.worker.queued())
+    seen = samples(stack.api)
+    assert seen["headway_webhooks_pending"] == 3
+    assert 0 < seen["headway_webhooks_oldest_due_age_seconds"] < 30
+
+
 def test_without_sql_or_redis_the_scrape_says_so(
     new_stack: Callable[..., "Stack"], second_postgres_server: Any
 ) -> None:
