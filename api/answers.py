@@ -1,12 +1,15 @@
-"""What an endpoint returns: a status, headers and a body that is complete."""
+"""What an endpoint returns: a status, headers and a body that is complete, or one that is written as it comes."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Send
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+#: Takes the next piece of a body, and returns when the client has taken enough of those before.
+Write = Callable[[bytes], Awaitable[None]]
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"), (b"cache-control", b"private, no-cache"))
 
@@ -28,6 +31,13 @@ class Answer(NamedTuple):
             headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
+
+
+class Streamed(NamedTuple):
+    """200 and a body that `write` makes piece by piece; it is canceled when the client hangs up."""
+
+    headers: Headers
+    write: Callable[[Write], Awaitable[None]]
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:

@@ -4,6 +4,7 @@ Every route is FastAPI's, so that OpenAPI, 404 and 405 with Allow are right; the
 stands in front and awaits the same functions.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -16,12 +17,26 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import headway
-from api import changes, health, hot, keys, listing, models, openapi, predict, predictions, problems, scrape, webhooks
+from api import (
+    changes,
+    events,
+    health,
+    hot,
+    keys,
+    listing,
+    models,
+    openapi,
+    predict,
+    predictions,
+    problems,
+    scrape,
+    webhooks,
+)
 from api.access import NOBODY
-from api.answers import NO_BODY, Answer
+from api.answers import NO_BODY, Answer, Streamed
 from api.endpoint import Endpoint, EndpointFunction
 from api.exchange import Call, Disconnected
 from api.service import Service
@@ -97,6 +112,16 @@ HOT = [
 
 DATA = [
     *HOT,
+    Endpoint(
+        "GET",
+        "/v1/predictions/{id}/events",
+        events.events,
+        openapi.events_operation(
+            "/v1/predictions/{id}/events",
+            problems=(*_REFUSED, "malformed_request", "prediction_not_found", "prediction_purged", "unavailable"),
+        ),
+        scope="read",
+    ),
     _get(
         "/v1/predictions",
         listing.list_predictions,
@@ -198,6 +223,37 @@ def _response(answer: Answer) -> Response:
     return response
 
 
+class _StreamingResponse(Response):
+    """Ends as soon as the client hangs up, whatever is being waited for then."""
+
+    def __init__(self, streamed: Streamed) -> None:
+        super().__init__()
+        self.raw_headers = [*streamed.headers]
+        self._write = streamed.write
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(piece: bytes) -> None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        writing = asyncio.ensure_future(self._write(write))
+        hung_up = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((writing, hung_up), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            writing.cancel()
+            hung_up.cancel()
+            await asyncio.gather(writing, hung_up, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class _Name(Convertor[str]):
     """A segment without `:`, which separates a verb: GET of `/v1/models/x:predict` is 405, not a model of that name."""
 
@@ -226,7 +282,12 @@ def _route(service: Service, endpoint: Endpoint) -> APIRoute:
             headers=scope[hot.HEADERS],
             tenant=caller.tenant,
         )
-        return _response(await endpoint.function(service, call))
+        answer = await endpoint.function(service, call)
+        if isinstance(answer, Answer):
+            return _response(answer)
+        if scope[hot.HEAD]:
+            return _response(Answer(200, b"", answer.headers))
+        return _StreamingResponse(answer)
 
     return APIRoute(
         re.sub(r"{(\w+)}", r"{\1:name}", endpoint.path),

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from api.answers import Answer
+from api.answers import Answer, Streamed
 from api.exchange import Call
 from api.service import Service
 from headway.keys import Scope
 
-EndpointFunction = Callable[[Service, Call], Awaitable[Answer]]
+EndpointFunction = Callable[[Service, Call], Awaitable[Answer | Streamed]]
 
 
 class Endpoint(NamedTuple):

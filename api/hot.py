@@ -10,6 +10,7 @@ asked of the route that was matched.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,17 +19,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.access import Caller
-from api.answers import Answer
+from api.answers import Answer, Streamed
 from api.endpoint import Endpoint
 from api.exchange import Call, Disconnected, request_id, single_headers
 from api.problems import Problem
 from api.service import Service
 from api.sites import Sites
 
+log = logging.getLogger(__name__)
+
 #: Where the scope carries to FastAPI's routes what was found out here: the request's id, its headers, the caller.
 REQUEST_ID = "headway.request_id"
 HEADERS = "headway.headers"
 CALLER = "headway.caller"
+#: True where the client asked by HEAD, which goes on as GET.
+HEAD = "headway.head"
 
 _Match = tuple[Endpoint, Mapping[str, str]]
 
@@ -58,7 +63,7 @@ class Front:
         send = self._sites.sharing(headers, send)
         match = self._match(scope["method"], scope["path"])
         passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers} if match is None else {}
-        answer: Answer | None
+        answer: Answer | Streamed | None
         try:
             self._sites.check(scope, headers)
             if match is None:
@@ -80,6 +85,7 @@ class Front:
         if answer is None:
             await self._pass_on(passed, receive, send, id_)
             return
+        assert isinstance(answer, Answer)  # what takes long to send is not hot
         metrics.count_request("other" if match is None else match[0].path, answer.status)
         await answer.send(send, id_)
 
@@ -113,8 +119,8 @@ class Front:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
         """HEAD goes on as GET; the server leaves its body out."""
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        inner: dict[str, Any] = {**scope, "method": method}
+        head = scope["method"] == "HEAD"
+        inner: dict[str, Any] = {**scope, "method": "GET" if head else scope["method"], HEAD: head}
         started = False
 
         async def sending(message: Message) -> None:
@@ -128,7 +134,9 @@ class Front:
         try:
             await self._app(inner, receive, sending)
         except Exception as error:
-            if not started:
+            if started:
+                log.exception("an answer broke off", extra={"request_id": id_, "path": scope["path"][:200]})
+            else:
                 await problems.answer(error, path=scope["path"], request_id=id_).send(send, id_)
 
 

@@ -1,6 +1,6 @@
 """The API's own Prometheus series. What to do when one looks wrong stands in docs/operations.md, by its name."""
 
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -34,6 +34,7 @@ WAITERS_FOUND_LATE = Counter(
     "headway_api_waiters_found_late",
     "Ended predictions that a waiting caller found in SQL, not by a notice. Rising: Redis is away or notices are lost.",
 )
+EVENT_STREAMS = Gauge("headway_api_event_streams", "Streams of events that clients have open here.")
 
 for _reason in ("queue_full", "rate_limited"):
     REFUSED.labels(_reason)  # shown from the start, so that a rate can be told from nothing

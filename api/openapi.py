@@ -12,11 +12,14 @@ from typing import Any
 import msgspec
 
 from api.answers import NO_BODY
+from api.events import OutputEvent, ProgressEvent, TransitionEvent
 from api.problems import TABLE
 from api.registry import ModelView
 from api.requests import CreateBody, PredictBody
 from headway.rendering import PredictionBody
 from headway.signature import example
+
+_BODIES = (CreateBody, PredictBody, PredictionBody, TransitionEvent, ProgressEvent, OutputEvent)
 
 _REF = "#/components/schemas/{name}"
 
@@ -50,7 +53,7 @@ _LIST_SCHEMA = {
 #: Where a prediction leads: operation → its id.
 _LINKS = {
     operation: {"operationId": operation, "parameters": {"id": "$response.body#/id"}}
-    for operation in ("read", "cancel", "retry", "delete", "list_deliveries")
+    for operation in ("read", "events", "cancel", "retry", "delete", "list_deliveries")
 }
 
 _PARAMETER_WORDS = {
@@ -102,7 +105,71 @@ def operation(
     return made | dict(more or {})
 
 
+_EXAMPLE_OF_EVENTS = """\
+id: 0
+event: transition
+data: {"status":"queued","attempt":0,"at":"2026-01-01T12:00:00.000000Z"}
+
+id: 1000000
+event: transition
+data: {"status":"in_progress","attempt":1,"at":"2026-01-01T12:00:01.000000Z"}
+
+id: 1000001
+event: progress
+data: {"fraction":0.5,"message":"halfway","attempt":1,"at":"2026-01-01T12:00:02.000000Z"}
+
+id: 1000002
+event: output
+data: {"output":"part of it","attempt":1,"at":"2026-01-01T12:00:02.500000Z"}
+
+id: 2000000
+event: transition
+data: {"status":"succeeded","attempt":1,"at":"2026-01-01T12:00:03.000000Z","prediction":{}}
+
+"""
+
+
+#: event → what its data is.
+_EVENTS = {"transition": "TransitionEvent", "progress": "ProgressEvent", "output": "OutputEvent"}
+
+
+def _event(event: str, name: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+            "event": {"const": event},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(name)},
+        },
+    }
+
+
+def events_operation(path: str, *, problems: Iterable[str]) -> dict[str, Any]:
+    """The operation that answers a stream of events."""
+    made = operation("Follow a prediction", path=path, headers=["Last-Event-ID"], problems=problems)
+    made["description"] = (
+        "Server-sent events, each once and in order: `transition` with `TransitionEvent` as its data, `progress` with "
+        "`ProgressEvent`, `output` with `OutputEvent`. Comments keep the connection alive. The stream ends after the "
+        "transition to a status that is terminal, whose data has the `prediction`; if it ends earlier, come back with "
+        "the last id in `Last-Event-ID`. What a model reports is kept for ten minutes, transitions as long as the "
+        "prediction."
+    )
+    schema = {"oneOf": [_event(event, name) for event, name in _EVENTS.items()]}
+    content = {"text/event-stream": {"schema": schema, "example": _EXAMPLE_OF_EVENTS}}
+    made["responses"]["200"] = {"description": "Events.", "content": content}
+    made["responses"]["204"] = {"description": "The prediction has ended, and all of its events have been seen."}
+    return made
+
+
 _HEADERS: dict[str, dict[str, Any]] = {
+    "Last-Event-ID": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+        "description": "The id of the last event that was seen: only those after it are sent.",
+    },
     "Prefer": {
         "name": "Prefer",
         "in": "header",
@@ -151,7 +218,7 @@ def _problem_responses(codes: Iterable[str]) -> dict[str, Any]:
 def document(base: Callable[[], dict[str, Any]], views: Mapping[str, ModelView]) -> dict[str, Any]:
     """The whole document. `base` is FastAPI's own, which it makes once; examples are of now."""
     made = copy.deepcopy(base())
-    _, schemas = msgspec.json.schema_components([CreateBody, PredictBody, PredictionBody], ref_template=_REF)
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REF)
     made.setdefault("components", {}).setdefault("schemas", {}).update(
         schemas, Problem=_PROBLEM_SCHEMA, PredictionList=_LIST_SCHEMA
     )

@@ -12,6 +12,7 @@ from api.places import Places
 from api.publisher import Publisher
 from api.reading import Reader
 from api.registry import Registry
+from api.reporting import ReportReader
 from api.submitter import Submitter
 from api.tenants import Classes
 from api.threads import Threads
@@ -53,6 +54,7 @@ class Service:
         self.capacity: Capacity
         self.reader: Reader
         self.waiting: Waiting
+        self.reports: ReportReader
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -61,6 +63,7 @@ class Service:
         self.submitter = Submitter(self.predictions, self.publisher)
         self.capacity = Capacity(self.predictions, self.tenants, self.registry, self.submitter)
         self.waiting = Waiting(self.settings.redis_url, self.reader)
+        self.reports = ReportReader(self.settings.redis_url)
         with contextlib.suppress(StorageUnavailable):  # then nobody gets in until `access.run` has read the keys
             await self.access.refresh()
         for duty in (
@@ -91,6 +94,7 @@ class Service:
         self.access.close()
         self.threads.close()
         await self.publisher.close()
+        await self.reports.close()
         self.database.close()
 
 

@@ -2,13 +2,14 @@
 
 A waiter is registered before its prediction's hint leaves, so no end can slip by. One subscription serves all. Rows
 are also read at 1, 3, 7 and 15 s, every 15 s then, whenever the subscription is new, and when the caller's time is up,
-which tells the caller how things stand. Ids nobody here waits for are skipped without decoding.
+which tells the caller how things stand. Who waits for any change is read every second, and as soon as a report or a
+cancel was heard of. Ids nobody here waits for are skipped without decoding.
 """
 
 import asyncio
 import heapq
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import redis.asyncio
@@ -20,7 +21,7 @@ from starlette.types import Receive
 
 from api import metrics
 from api.reading import Reader
-from headway import notices
+from headway import notices, reports
 from headway.errors import StorageUnavailable
 from headway.notices import Ended
 from headway.types import Prediction
@@ -59,6 +60,7 @@ class Waiter:
         "remaining",
         "started",
         "unlike",
+        "until_report",
         "watch",
     )
 
@@ -70,6 +72,7 @@ class Waiter:
         timeout_s: float,
         unlike: tuple[int, str | None] | None,
         receive: Receive | None,
+        until_report: bool,
     ) -> None:
         self._waiting = waiting
         self.remaining = set(ids)
@@ -77,6 +80,7 @@ class Waiter:
         self.deadline = now + timeout_s
         self.unlike = unlike
         self.receive = receive
+        self.until_report = until_report
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: dict[str, Ended | None] = {}  # None: it ended, and only SQL has all of it
         self.present: dict[str, Prediction] = {}  # rows as SQL last showed them
@@ -139,9 +143,15 @@ class Waiting:
         self._by_id: dict[str, list[Waiter]] = {}
         self._due: list[tuple[float, int, Waiter]] = []
         self._count = 0
+        self._hurried: set[str] = set()
         self._wake = asyncio.Event()
-        self._stopping = False
+        self.stopping = False
         self.subscribed = False
+        self._hearers: dict[str, Callable[[bytes], None]] = {
+            notices.CHANNEL: self.take,
+            notices.CANCELS: self._take_cancels,
+            reports.CHANNEL: self._take_reports,
+        }
 
     def register(
         self,
@@ -150,13 +160,14 @@ class Waiting:
         *,
         unlike: tuple[int, str | None] | None = None,
         receive: Receive | None = None,
+        until_report: bool = False,
     ) -> Waiter:
         """`unlike`: wait until (revision, claim) differs, else for the end. `receive`: notice when the caller hangs up.
 
-        The caller must `wait` or `close`.
+        `until_report`: wait no longer than until one may have come. The caller must `wait` or `close`.
         """
         now = asyncio.get_running_loop().time()
-        waiter = Waiter(self, ids, now, 0 if self._stopping else timeout_s, unlike, receive)
+        waiter = Waiter(self, ids, now, 0 if self.stopping else timeout_s, unlike, receive, until_report)
         for id_ in waiter.remaining:
             waiters = self._by_id.get(id_)
             if waiters is None:
@@ -181,7 +192,7 @@ class Waiting:
 
     def release(self, within_s: float) -> None:
         """The API is stopping: plain waits end now with the present state, `:predict` calls have `within_s` more."""
-        self._stopping = True
+        self.stopping = True
         now = asyncio.get_running_loop().time()
         for waiter in {waiter for waiters in self._by_id.values() for waiter in waiters}:
             waiter.deadline = min(waiter.deadline, now if waiter.receive is None else now + within_s)
@@ -197,7 +208,7 @@ class Waiting:
         try:
             while True:
                 try:
-                    async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                    async with client.pubsub() as subscription:
                         await self._hear(subscription)
                 except (RedisError, OSError, TimeoutError) as error:
                     if self.subscribed:
@@ -208,8 +219,9 @@ class Waiting:
             await client.aclose()
 
     async def _hear(self, subscription: PubSub) -> None:
-        await subscription.subscribe(notices.CHANNEL)
+        await subscription.subscribe(*self._hearers)
         self.subscribed = True
+        self._reported(list(self._by_id))
         await self._read_now(list(self._by_id))  # what ended while nobody listened
         asked = False
         while True:
@@ -217,7 +229,7 @@ class Waiting:
             if message is not None:
                 asked = False
                 if message["type"] == "message":
-                    self.take(message["data"])
+                    self._hearers[message["channel"].decode()](message["data"])
             elif asked:
                 raise TimeoutError("no answer to a ping")  # half open: the peer is gone without a word
             else:
@@ -238,6 +250,36 @@ class Waiting:
         except (msgspec.DecodeError, UnicodeDecodeError):  # anybody may publish
             log.warning("something that is no notice was published on the notices' channel")
 
+    def _take_reports(self, payload: bytes) -> None:
+        self._reported(self._known(payload))
+
+    def _take_cancels(self, payload: bytes) -> None:
+        self._hurry(self._known(payload))
+
+    def _known(self, payload: bytes) -> list[str]:
+        """Those of the ids in it that somebody here waits for."""
+        if not self._by_id:
+            return []
+        try:
+            return [id_ for id_ in notices.decode_ids(payload) if id_ in self._by_id]
+        except (msgspec.DecodeError, UnicodeDecodeError):  # anybody may publish
+            log.warning("something that is no list of ids was published on a channel of ids")
+            return []
+
+    def _reported(self, ids: list[str]) -> None:
+        for id_ in ids:
+            for waiter in self._by_id[id_]:
+                if waiter.until_report:
+                    waiter.finish()
+        self._hurry(ids)
+
+    def _hurry(self, ids: list[str]) -> None:
+        """The sweep's next tick reads the rows of those who wait for any change."""
+        for id_ in ids:
+            if any(waiter.unlike is not None and not waiter.future.done() for waiter in self._by_id[id_]):
+                self._hurried.add(id_)
+                self._wake.set()
+
     # --- SQL
 
     async def sweep(self) -> None:
@@ -256,7 +298,8 @@ class Waiting:
                 self._wake.clear()
             watched = {waiter for waiter in due if self._begin_watch(waiter)}
             due -= {waiter for waiter in watched if waiter.deadline > now}
-            await self._read_now([id_ for waiter in due for id_ in waiter.remaining])
+            hurried, self._hurried = self._hurried, set()
+            await self._read_now([*hurried, *(id_ for waiter in due for id_ in waiter.remaining)])
             for waiter in due | watched:
                 if waiter in due:
                     waiter.reads += 1

@@ -17,11 +17,8 @@ import msgspec
 import numpy as np
 
 from headway.errors import InputRefused, ItemCode, ItemError
-from headway.model import InvalidInput
+from headway.model import MESSAGE_CHARACTERS, InvalidInput
 from headway.types import Outcome
-
-#: What a model raised is shown to clients up to here; the log has all of it.
-MESSAGE_CHARACTERS = 500
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ class Fatal(Exception):  # noqa: N818
     """Raised out of `settle`: the process cannot go on, and nothing is known of any item."""
 
 
-class _OutputInvalid(Exception):  # noqa: N818
+class _OutputInvalid(ValueError):  # noqa: N818
     """An answer that cannot be stored as JSON, or is not one answer per item."""
 
 
@@ -43,11 +40,13 @@ def settle(
     predict: Predict,
     clock_ns: Callable[[], int],
     on_too_many: Callable[[int], None] = lambda count: None,
+    canceled: Callable[[str], bool] = lambda id_: False,
 ) -> list[Outcome]:
     """One outcome per (id, input JSON), in the order given.
 
     What `decode` raises for an item fails that one alone, with `invalid_input`. Exceptions of `predict` become
     outcomes; only `Fatal` passes through. `on_too_many(count)`: a call of several did not fit into memory.
+    `canceled(id)`, asked before each call: nobody wants it computed any more.
     """
     outcomes: dict[int, Outcome] = {}
     ranges = [range(len(items))]
@@ -58,6 +57,9 @@ def settle(
             if index in outcomes:
                 continue  # refused when it was decoded for a larger part
             id_, body = items[index]
+            if canceled(id_):
+                outcomes[index] = Outcome(id=id_, canceled=True)
+                continue
             try:
                 inputs.append(decode(body))
                 ready.append(index)
@@ -138,14 +140,15 @@ def _outcome(id_: str, result: bytes | ItemError, predict_us: int, batch_size: i
 
 
 def encode(output: object) -> bytes:
-    """JSON of a model's output: JSON values with numpy and torch ones anywhere inside. Raises _OutputInvalid."""
+    """JSON of a model's output: JSON values with numpy and torch ones anywhere inside. Raises ValueError."""
     try:
         encoded = _encoder.encode(output)
         # NaN and the infinities are written as null: only where a null stands is there anything to look for.
-        if b"null" in encoded and not _finite(msgspec.to_builtins(output, str_keys=True, enc_hook=_builtin)):
-            raise _OutputInvalid("the output contains NaN or an infinite number")
+        finite = b"null" not in encoded or _finite(msgspec.to_builtins(output, str_keys=True, enc_hook=_builtin))
     except (TypeError, ValueError, OverflowError, RecursionError, RuntimeError) as error:
         raise _OutputInvalid(f"the output is no JSON value: {_text(error)}") from error
+    if not finite:
+        raise _OutputInvalid("the output contains NaN or an infinite number")
     return encoded
 
 
@@ -188,9 +191,9 @@ def _finite(value: Any) -> bool:
 def item_error(error: BaseException) -> ItemError:
     """What a client is told about an exception: its type and text, cut."""
     if isinstance(error, InvalidInput):
-        return ItemError(ItemCode.INVALID_INPUT, _clean(_text(error) or "the model refused the input"))
+        return ItemError(ItemCode.INVALID_INPUT, storable(_text(error) or "the model refused the input"))
     if isinstance(error, _OutputInvalid):
-        return ItemError(ItemCode.OUTPUT_INVALID, _clean(_text(error)))
+        return ItemError(ItemCode.OUTPUT_INVALID, storable(_text(error)))
     code = ItemCode.OUT_OF_MEMORY if _out_of_memory(error) else ItemCode.MODEL_ERROR
     return ItemError(code, describe(error))
 
@@ -199,15 +202,15 @@ def describe(error: BaseException) -> str:
     """`Type: text`, cut at MESSAGE_CHARACTERS, without what a database cannot store."""
     text = _text(error)
     name = type(error).__name__
-    return _clean(f"{name}: {text}" if text else name)
+    return storable(f"{name}: {text}" if text else name)
 
 
 def _refused(error: Exception) -> ItemError:
     if isinstance(error, InputRefused):
-        return ItemError(ItemCode.INVALID_INPUT, _clean(f"{error.pointer or 'the input'} {error.detail}"))
+        return ItemError(ItemCode.INVALID_INPUT, storable(f"{error.pointer or 'the input'} {error.detail}"))
     if _out_of_memory(error):
         return ItemError(ItemCode.OUT_OF_MEMORY, describe(error))
-    return ItemError(ItemCode.INVALID_INPUT, _clean(_text(error) or type(error).__name__))
+    return ItemError(ItemCode.INVALID_INPUT, storable(_text(error) or type(error).__name__))
 
 
 def _text(error: BaseException) -> str:
@@ -217,7 +220,8 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def _clean(text: str) -> str:
+def storable(text: str) -> str:
+    """The text, cut at MESSAGE_CHARACTERS, without what a database cannot store."""
     text = text[:MESSAGE_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
     return text.replace("\0", "\ufffd")
 

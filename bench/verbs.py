@@ -78,6 +78,7 @@ class Verbs:
         seen("claims of a worker", lambda: workers.claims("w1"))
         seen("give_back_dead, none", predictions.give_back_dead)
         seen("progress 64", lambda: predictions.progress([(id_, claim, b'{"fraction":0.5}') for id_ in ids]))
+        seen("canceling 64", lambda: predictions.canceling(ids))
         outcomes = [_outcome(n, id_) for n, id_ in enumerate(ids)]
         ended = seen("finish 64", lambda: predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=True)]))
         assert len(ended) == GROUP

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import httpx
+import headway
 
 MODEL_TOML = """\
 [inputs.rgb]
@@ -70,19 +70,19 @@ def start(models: Path, data: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def ask(url: str) -> None:
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with headway.Client(url) as client:
 
         def name(rgb: list[int]) -> str:
-            response = client.post("/v1/models/colors:predict", json={"instances": [rgb]})
-            response.raise_for_status()
-            return str(response.json()["predictions"][0]["name"])
+            return str(client.predict("colors", rgb, timeout=60)["name"])
 
         with concurrent.futures.ThreadPoolExecutor(len(COLORS)) as callers:
             for rgb, answer in zip(COLORS, callers.map(name, COLORS), strict=True):
                 print(f"{rgb} is {answer}")
 
-        refused = client.post("/v1/models/colors/predictions", json={"input": [1, 2]})
-        print(f"[1, 2] is refused with {refused.status_code}: {refused.json()['errors'][0]['detail']}")
+        try:
+            client.submit("colors", [1, 2])
+        except headway.ApiError as error:
+            print(f"[1, 2] is refused with {error.status}: {error.errors[0]['detail']}")
 
 
 def main() -> int:

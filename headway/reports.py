@@ -15,8 +15,11 @@ import msgspec
 
 CHANNEL = "headway:reports"
 KEPT_S = 600
-#: Reports of one attempt at most; what a model says beyond is dropped.
+#: Reports of one attempt at most, and bytes of them; what a model says beyond is dropped.
 MOST = 100_000
+MOST_BYTES = 8 * 1024 * 1024
+#: Of one partial output, as JSON.
+MOST_PARTIAL_BYTES = 256 * 1024
 
 Kind = Literal["progress", "output"]
 

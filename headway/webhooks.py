@@ -69,9 +69,18 @@ def _bytes_of(secret: str) -> bytes:
     return base64.b64decode(secret.removeprefix("whsec_") + "==")
 
 
-def verify(secret: str, body: bytes, headers: Mapping[str, str]) -> Any:
+def verify(secret: str | Sequence[str], body: bytes, headers: Mapping[str, str]) -> Any:
     """For receivers: the event, once its signature and its timestamp (five minutes) are right.
 
-    Raises WebhookVerificationError.
+    Of several secrets any will do: a receiver that is given the new one beside the old one misses nothing, whenever the
+    sender changes. Raises WebhookVerificationError, for what is no webhook at all too.
     """
-    return Webhook(secret).verify(body, dict(headers))
+    refusal = WebhookVerificationError("There is no secret to verify with")
+    for webhook in map(Webhook, [secret] if isinstance(secret, str) else secret):
+        try:
+            return webhook.verify(body, dict(headers))
+        except WebhookVerificationError as error:
+            refusal = error
+        except (ValueError, OverflowError) as error:  # anybody may send anything
+            refusal = WebhookVerificationError(f"This is no webhook: {error}")
+    raise refusal

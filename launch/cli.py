@@ -61,6 +61,12 @@ MetricsPortOption = Annotated[
         help="Serve /metrics here; 0 takes a free one.",
     ),
 ]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar="HEADWAY_URL", help="The data plane of a server; http://127.0.0.1:8000 if not said."),
+]
+KeyOption = Annotated[str | None, typer.Option("--key", envvar="HEADWAY_API_KEY", help="An API key.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `headway submit` printed it.")]
 InsecureOption = Annotated[
     bool,
     typer.Option("--insecure", envvar="HEADWAY_INSECURE", help="Listen beyond loopback although there are no keys."),
@@ -238,6 +244,113 @@ def flower(
 
     logs.configure("flower")
     raise typer.Exit(main(_settings(redis_url, None).redis_url, host, port))
+
+
+@app.command()
+def submit(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    input_: Annotated[
+        str | None, typer.Argument(metavar="[INPUT]", help="JSON, or else a string; @FILE reads a file, - stdin.")
+    ] = None,
+    *,
+    version: Annotated[str | None, typer.Option(envvar="HEADWAY_SUBMIT_VERSION")] = None,
+    alias: Annotated[str | None, typer.Option(envvar="HEADWAY_SUBMIT_ALIAS")] = None,
+    priority: Annotated[
+        int | None, typer.Option(envvar="HEADWAY_SUBMIT_PRIORITY", help="0 (first) to 9; 5 if not said.")
+    ] = None,
+    queue_timeout: Annotated[
+        float | None,
+        typer.Option(envvar="HEADWAY_SUBMIT_QUEUE_TIMEOUT", help="Seconds; expired, if it has not begun by then."),
+    ] = None,
+    execution_timeout: Annotated[
+        float | None, typer.Option(envvar="HEADWAY_SUBMIT_EXECUTION_TIMEOUT", help="Seconds on the device.")
+    ] = None,
+    max_attempts: Annotated[int | None, typer.Option(envvar="HEADWAY_SUBMIT_MAX_ATTEMPTS")] = None,
+    webhook: Annotated[
+        str | None, typer.Option(envvar="HEADWAY_SUBMIT_WEBHOOK", help="A URL that is told of the end.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(envvar="HEADWAY_SUBMIT_METADATA", metavar="NAME=VALUE", help="May be given more than once."),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWAY_SUBMIT_IDEMPOTENCY_KEY",
+            help="Submitted again with the same key, it is the same prediction.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", envvar="HEADWAY_SUBMIT_WAIT", help="Print the output, once there is one.")
+    ] = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Submit a prediction and print its id, or its output with --wait."""
+    from launch.asking import asking, await_output, dumped, read_input, read_metadata
+
+    with asking(url, key) as client:
+        job = client.submit(
+            model,
+            read_input(input_),
+            version=version,
+            alias=alias,
+            priority=priority,
+            queue_timeout_seconds=queue_timeout,
+            execution_timeout_seconds=execution_timeout,
+            max_attempts=max_attempts,
+            webhook=webhook,
+            metadata=read_metadata(metadata) if metadata else None,
+            idempotency_key=idempotency_key,
+        )
+        print(dumped(await_output(client, job.id)) if wait else job.id, flush=True)
+
+
+@app.command()
+def watch(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Follow a prediction to its end: transitions, progress, partial outputs. Exit code 1 if it does not succeed."""
+    from launch.asking import asking, watch
+
+    with asking(url, key) as client:
+        raise typer.Exit(0 if watch(client, id_).status == "succeeded" else 1)
+
+
+@app.command()
+def cancel(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Cancel a prediction that has not ended, and print what it is now."""
+    from launch.asking import asking
+
+    with asking(url, key) as client:
+        print(client.cancel(id_).status)
+
+
+@app.command()
+def retry(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Queue a prediction that failed, expired or was canceled again, and print what it is now."""
+    from launch.asking import asking
+
+    with asking(url, key) as client:
+        print(client.retry(id_).status)
+
+
+@app.command("list")
+def list_predictions(
+    *,
+    status: Annotated[str | None, typer.Option(envvar="HEADWAY_LIST_STATUS")] = None,
+    model: Annotated[str | None, typer.Option(envvar="HEADWAY_LIST_MODEL")] = None,
+    version: Annotated[str | None, typer.Option(envvar="HEADWAY_LIST_VERSION")] = None,
+    limit: Annotated[int, typer.Option(envvar="HEADWAY_LIST_LIMIT", min=1, help="At most so many.")] = 20,
+    as_json: Annotated[
+        bool, typer.Option("--json", envvar="HEADWAY_LIST_JSON", help="A JSON object a line, for scripts.")
+    ] = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """List predictions, newest first."""
+    from launch.asking import asking, show_list
+
+    with asking(url, key) as client:
+        show_list(client.list(status=status, model=model, version=version, limit=limit), as_json)
 
 
 webhooks = typer.Typer(no_args_is_help=True, help="What receivers need to check webhooks.")

@@ -460,6 +460,12 @@ class Predictions:
         row = self._database.retrying(once)
         return changed, row if row is not None and row.tenant_id == tenant_id else None
 
+    def canceling(self, ids: Sequence[str]) -> dict[str, str]:
+        """Of these, the ones that a worker should let go of: id → the claim under which it runs."""
+        ids = _valid(ids)
+        rows = self._read(lambda c: self._database.run(c, "canceling", ids=self._ids(ids)).all()) if ids else ()
+        return {row[0]: row[1] for row in rows}
+
     def progress(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
         """(id, claim, JSON) of what models said last; nothing is lost if it is lost."""
         said = [{"id": id_, "claim": claim, "progress": json.decode()} for id_, claim, json in rows]

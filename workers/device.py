@@ -1,7 +1,8 @@
 """The process that owns a device and one model on it. The worker starts it; see `workers.executor` for the other side.
 
 The rule: it lives no longer than its worker, and touches nothing but its model. It is pinned by the environment it is
-started with, before anything could import a framework. What the model prints goes to stderr.
+started with, before anything could import a framework. What the model prints goes to stderr; what it says of its items
+goes by `workers.reporter`.
 """
 
 import ctypes
@@ -29,6 +30,7 @@ from headway.model import Context, Item
 from headway.types import Outcome
 from workers import frames
 from workers.loaders import LoadedModel, Unloadable, load
+from workers.reporter import Hearing, Part, Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +51,14 @@ def main() -> None:
     faulthandler.enable()
     logs.configure("device")
     connection = Connection(fd)
-    frames_in: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, frames_in), name="pipe", daemon=True).start()
-    order = frames_in.get()
-    if order is None:
+    orders = _Orders(connection)
+    threading.Thread(target=orders.receive, name="pipe", daemon=True).start()
+    load_order = orders.load.get()
+    if load_order is None:
         return
-    device = _load(frames.decode_load(order), connection)
+    device = _load(load_order, connection)
     if device is not None:
-        _serve(device, frames_in, connection)
+        _serve(device, orders)
 
 
 def _die_with(worker_pid: int) -> None:
@@ -79,31 +81,43 @@ class Device:
         self._context = context
         self._limits = manifest.limits
 
-    def run(self, items: Sequence[tuple[str, bytes]]) -> tuple[list[Outcome], int | None]:
-        """An outcome per (id, input JSON), and the smallest part of several that memory was too small for.
-
-        Raises Fatal.
-        """
-        too_many: list[int] = []
-        settled = outcomes.settle(
+    def warm_up(self, items: Sequence[tuple[str, bytes]]) -> list[Outcome]:
+        """An outcome per (id, input JSON). Nobody listens to what the model says of them. Raises Fatal."""
+        return outcomes.settle(
             items,
             decode=self._decode,
-            predict=self._predict,
+            predict=lambda ids, inputs: self._predict(inputs, [Item(id_) for id_ in ids]),
+            clock_ns=time.perf_counter_ns,
+        )
+
+    def run(self, call: Hearing) -> tuple[list[Outcome], int | None]:
+        """An outcome per item, and the smallest part of several that memory was too small for. Raises Fatal."""
+        too_many: list[int] = []
+
+        def predict(ids: list[str], inputs: list[Any]) -> object:
+            part = Part(call)
+            try:
+                return self._predict(inputs, part.items(ids))
+            finally:
+                part.close()
+
+        settled = outcomes.settle(
+            call.items,
+            decode=self._decode,
+            predict=predict,
             clock_ns=time.perf_counter_ns,
             on_too_many=too_many.append,
+            canceled=call.is_canceled,
         )
-        return settled, min(too_many, default=None)
+        return call.heard(settled), min(too_many, default=None)
 
     def _decode(self, body: bytes) -> Any:
         value = msgspec.json.decode(body)
         return signature.to_arrays(value, self.model.inputs) if self.model.inputs else value
 
-    def _predict(self, ids: list[str], inputs: list[Any]) -> object:
+    def _predict(self, inputs: list[Any], items: Sequence[Item]) -> object:
         context = Context(
-            path=self._context.path,
-            device=self._context.device,
-            config=self._context.config,
-            items=[Item(id_) for id_ in ids],
+            path=self._context.path, device=self._context.device, config=self._context.config, items=items
         )
         try:
             answer = self.model.predict(inputs, context)
@@ -170,7 +184,7 @@ def _warm_up(device: Device, manifest: Manifest) -> None:
         return
     body = msgspec.json.encode(example)
     for size in sorted({1, manifest.batching.max_batch_size}):
-        settled, _ = device.run([("warm-up", body)] * size)
+        settled = device.warm_up([("warm-up", body)] * size)
         failed = next((o.error for o in settled if o.error is not None), None)
         if failed is not None:
             reason = f"in a batch of {size}: {failed.code}: {failed.message}"
@@ -197,27 +211,50 @@ def _memory_bytes(device: str) -> int | None:
     return resident_pages * os.sysconf("SC_PAGESIZE")
 
 
-def _serve(device: Device, frames_in: "queue.SimpleQueue[bytes | None]", connection: Connection) -> None:
+def _serve(device: Device, orders: "_Orders") -> None:
     """Until the worker closes the pipe."""
-    while (frame := frames_in.get()) is not None:
-        call = frames.decode_call(frame)
+    while (call := orders.calls.get()) is not None:
         try:
-            settled, too_many = device.run(call.items)
+            settled, too_many = device.run(call)
         except Fatal as error:
             logger.critical("the accelerator is lost to this process: %s", error)
             os._exit(1)
         try:
-            connection.send_bytes(frames.encode(frames.Reply(call.call_id, settled, too_many)))
+            orders.reply(frames.Reply(call.call_id, settled, too_many))
         except OSError:  # the worker has gone
             return
 
 
-def _receive(connection: Connection, frames_in: "queue.SimpleQueue[bytes | None]") -> None:
-    """Reads ahead, so that the worker never waits to hand over the next call, and an end is seen at once."""
-    try:
-        while True:
-            frames_in.put(connection.recv_bytes())
-    except (EOFError, OSError):
-        frames_in.put(None)
-    time.sleep(_LAST_CALL_S)
-    os._exit(1)
+class _Orders:
+    """What the worker wants, read ahead: it never waits to hand over the next call, and its end is seen at once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.load: queue.SimpleQueue[frames.Load | None] = queue.SimpleQueue()
+        self.calls: queue.SimpleQueue[Hearing | None] = queue.SimpleQueue()
+        self._connection = connection
+        self._reporter = Reporter(connection)
+        self._unanswered: dict[int, Hearing] = {}
+
+    def reply(self, reply: frames.Reply) -> None:
+        """Raises OSError when the worker has gone."""
+        self._unanswered.pop(reply.call_id, None)
+        self._reporter.reply(reply)
+
+    def receive(self) -> None:
+        """On a thread of its own, so that a cancel is heard while the model computes."""
+        try:
+            self.load.put(frames.decode_load(self._connection.recv_bytes()))
+            while True:
+                self._take(frames.decode_order(self._connection.recv_bytes()))
+        except (EOFError, OSError):
+            self.load.put(None)
+            self.calls.put(None)
+        time.sleep(_LAST_CALL_S)
+        os._exit(1)
+
+    def _take(self, order: frames.Call | frames.Cancel) -> None:
+        if isinstance(order, frames.Call):
+            call = self._unanswered[order.call_id] = Hearing(order, self._reporter)
+            self.calls.put(call)
+        elif (canceled := self._unanswered.get(order.call_id)) is not None:
+            canceled.canceled.update(order.ids)

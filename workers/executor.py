@@ -5,8 +5,10 @@ exceptions and lives on. Nothing here imports a framework.
 """
 
 import contextlib
+import math
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -22,9 +24,9 @@ from pathlib import Path
 
 from headway.manifest import Manifest
 from workers import frames
-from workers.frames import Loaded, Reply
+from workers.frames import Loaded, Reply, Said
 
-__all__ = ["DeviceHung", "DeviceLost", "DiedLoading", "Executor", "LoadFailed", "Loaded", "Reply"]
+__all__ = ["DeviceHung", "DeviceLost", "DiedLoading", "Executor", "LoadFailed", "Loaded", "Reply", "Said"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 #: -P and the path at the end: neither the working folder nor a model's folder can stand in for our packages.
@@ -55,7 +57,7 @@ class DeviceHung(Exception):  # noqa: N818
 
 
 class Executor:
-    """One device process. `submit` and `receive` may be called from a thread each, the rest from any."""
+    """One device process. `submit` and `hear` may be called from a thread each, the rest from any."""
 
     def __init__(
         self, *, model: str, version: str, path: Path, manifest: Manifest, device: str, instance: int = 0
@@ -69,10 +71,13 @@ class Executor:
         self._socket: socket.socket | None = None
         self._connection: Connection | None = None  # over the same socket; None once all is released
         self._pidfd: int | None = None
+        self._bell: tuple[int, int] | None = None  # a pipe that ends the wait of `hear`: (to read, to write)
         self._in_flight: deque[tuple[int, float]] = deque()  # (call id, when it was submitted)
         self._free_since = 0.0  # when the device sent its last reply
-        self._sending = threading.Lock()  # these two are held while the descriptors are in use:
-        self._receiving = threading.Lock()  # whoever closes them takes both
+        self._cancels: deque[bytes] = deque()  # frames that are to be sent as soon as nobody need wait for it
+        self._sending = threading.Lock()  # these three are held while the descriptors are in use:
+        self._receiving = threading.Lock()  # whoever closes them takes all
+        self._ringing = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -105,6 +110,9 @@ class Executor:
                 process_group=0,  # a Ctrl-C at the terminal is the worker's to answer; and helpers die with it
             ).result()
         self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
+        self._bell = os.pipe()
+        for end in self._bell:
+            os.set_blocking(end, False)
         with contextlib.suppress(AttributeError, OSError):  # Linux only; elsewhere the closed socket alone tells
             self._pidfd = os.pidfd_open(self._process.pid)
 
@@ -112,8 +120,10 @@ class Executor:
         within = "cuda:0" if self._device.startswith("cuda") else self._device
         self._send(frames.encode(frames.Load(str(self._path), within, self._manifest)))
         with self._receiving:
-            if not self._readable(timeout_s):
-                raise LoadFailed(f"it did not load within {timeout_s:g} s")
+            give_up = time.monotonic() + timeout_s
+            while not self._readable(max(0.0, give_up - time.monotonic())):
+                if time.monotonic() >= give_up:
+                    raise LoadFailed(f"it did not load within {timeout_s:g} s")
             answer: Loaded | frames.NotLoaded = frames.decode_loaded(self._read())
         if isinstance(answer, frames.NotLoaded):
             raise LoadFailed(answer.reason)
@@ -128,23 +138,52 @@ class Executor:
         self._in_flight.append((call_id, time.monotonic()))
         self._send(frame)
 
+    def cancel(self, call_id: int, ids: Sequence[str]) -> None:
+        """Nobody wants these items of a submitted call any more: what has not begun never does, the model may ask.
+
+        Never blocks: a process that hangs does not read, and whoever calls this has others to look after.
+        """
+        self._cancels.append(frames.encode(frames.Cancel(call_id, list(ids))))
+        self._send_cancels()
+
+    def wake(self) -> None:
+        """Ends the wait of `hear`, now or the next one: whoever waits there has something new to wait for."""
+        with self._ringing:
+            if self._bell is not None:
+                with contextlib.suppress(BlockingIOError):  # full: it rings
+                    os.write(self._bell[1], b"!")
+
     def receive(self) -> Reply:
         """Blocks for the oldest call, also while there is none. Raises DeviceLost, DeviceHung."""
-        with self._receiving:
-            self._await_reply()
-            reply = frames.decode_reply(self._read())
-            self._in_flight.popleft()
-            self._free_since = time.monotonic()
-        return reply
+        while not isinstance(answer := self.hear(math.inf), Reply):
+            pass
+        return answer
 
-    def _await_reply(self) -> None:
-        while True:
-            left = self._time_left()
-            if self._readable(_LOOK_S if left is None else max(left, 0.0)):
-                return
-            if left is not None:
-                limit = self._manifest.limits.timeout_s
-                raise DeviceHung(f"the device process of {self._name} gave no answer within {limit:g} s (timeout_s)")
+    def hear(self, within_s: float) -> Reply | Said | None:
+        """What the process says next; None after `within_s`, or a `wake`. Raises DeviceLost, DeviceHung."""
+        with self._receiving:
+            if not self._await_frame(within_s):
+                return None
+            answer: Reply | Said = frames.decode_answer(self._read())
+            if isinstance(answer, Reply):
+                self._in_flight.popleft()
+                self._free_since = time.monotonic()
+            elif (left := self._time_left()) is not None and left < -_LOOK_S:
+                raise DeviceHung(self._too_long())  # it talks and talks, and no reply is behind that
+        return answer
+
+    def _await_frame(self, within_s: float) -> bool:
+        left = self._time_left()
+        if self._readable(min(within_s, _LOOK_S if left is None else max(left, 0.0))):
+            return True
+        left = self._time_left()
+        if left is not None and left <= 0.0 and not self._readable(0.0):
+            raise DeviceHung(self._too_long())
+        return False
+
+    def _too_long(self) -> str:
+        limit = self._manifest.limits.timeout_s
+        return f"the device process of {self._name} gave no answer within {limit:g} s (timeout_s)"
 
     def _time_left(self) -> float | None:
         """Of the oldest call in flight, counted from when the device could begin it; None without one."""
@@ -161,18 +200,43 @@ class Executor:
                 self._connection.send_bytes(frame)
             except OSError as error:
                 raise DeviceLost(self._ending()) from error
+        self._send_cancels()
+
+    def _send_cancels(self) -> None:
+        """Whoever holds the lock comes by here once it is free, so none is left behind."""
+        while self._cancels and self._sending.acquire(blocking=False):
+            try:
+                if self._connection is None or not self._writable(self._connection):
+                    return
+                with contextlib.suppress(OSError, IndexError):
+                    self._connection.send_bytes(self._cancels.popleft())
+            finally:
+                self._sending.release()
+
+    def _writable(self, connection: Connection) -> bool:
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def _readable(self, timeout_s: float) -> bool:
-        """Whether a frame, or the end, is there within this time. Raises DeviceLost at the end of the process."""
-        if self._connection is None:
+        """Whether a frame, or the end, is there within this time, or until the bell rings.
+
+        Raises DeviceLost at the end of the process.
+        """
+        if self._connection is None or self._bell is None:
             raise DeviceLost(f"the device process of {self._name} has been ended")
-        watched: list[Connection | int] = [self._connection]
+        bell = self._bell[0]
+        watched: list[Connection | int] = [self._connection, bell]
         if self._pidfd is not None:  # a helper of the model may hold the other end open after the process is gone
             watched.append(self._pidfd)
         ready = connections.wait(watched, timeout_s)
-        if ready and self._connection not in ready and not self._connection.poll(0):
+        if bell in ready:
+            os.read(bell, 4096)
+        if self._connection in ready:
+            return True
+        if self._pidfd in ready and not self._connection.poll(0):
             raise DeviceLost(self._ending())
-        return bool(ready)
+        return self._pidfd in ready
 
     def _read(self) -> bytes:
         assert self._connection is not None
@@ -219,13 +283,17 @@ class Executor:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits on it
             self._socket.close()
-        with self._sending, self._receiving:
+        with self._sending, self._receiving, self._ringing:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             if self._pidfd is not None:
                 os.close(self._pidfd)
                 self._pidfd = None
+            if self._bell is not None:
+                for end in self._bell:
+                    os.close(end)
+                self._bell = None
 
 
 def _pinned(device: str, instances: int) -> dict[str, str]:

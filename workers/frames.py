@@ -1,9 +1,12 @@
 """What a worker and its device process say to each other: msgpack over a socket pair, one message a frame.
 
-    worker → device    Load, then Call …           device → worker    Loaded or NotLoaded, then Reply …
+    worker → device    Load, then Call …, and Cancel at any time
+    device → worker    Loaded or NotLoaded, then Said … and Reply, for each Call
 
 The rule: nothing that arrives here can run code (no pickle).
 """
+
+from typing import Literal
 
 import msgspec
 
@@ -19,11 +22,18 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     manifest: Manifest
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True):
+class Call(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One micro-batch."""
 
     call_id: int
     items: list[tuple[str, bytes]]  # (prediction id, input JSON)
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Nobody wants these items of a call any more. Of a call that has ended it means nothing."""
+
+    call_id: int
+    ids: list[str]
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -42,7 +52,18 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True):
+#: A progress, a partial output (both JSON), or that the model was told of an item's cancel (nothing).
+Saying = Literal["progress", "output", "canceled"]
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What the model has said of items since the last frame, in order."""
+
+    call_id: int
+    sayings: list[tuple[str, Saying, bytes]]  # (prediction id, what, JSON)
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A micro-batch is done: one outcome an item, in the order of the call."""
 
     call_id: int
@@ -52,6 +73,6 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 encode = msgspec.msgpack.Encoder().encode
 decode_load = msgspec.msgpack.Decoder(Load).decode
-decode_call = msgspec.msgpack.Decoder(Call).decode
+decode_order = msgspec.msgpack.Decoder(Call | Cancel).decode
 decode_loaded = msgspec.msgpack.Decoder(Loaded | NotLoaded).decode
-decode_reply = msgspec.msgpack.Decoder(Reply).decode
+decode_answer = msgspec.msgpack.Decoder(Reply | Said).decode

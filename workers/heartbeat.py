@@ -35,19 +35,22 @@ class Heartbeat:
         predictions: Predictions,
         claims: Claims,
         publisher: Publisher,
+        look_for_cancels: Callable[[], None],
         served: Callable[[], Sequence[Served]],
         tenants: Tenants,
         on_classes: Callable[[Mapping[int, float]], None],
     ) -> None:
         """`served`: what each model version has ended here, for its placement.
 
-        `on_classes` hears at every beat of the classes of tenants and their weights.
+        `look_for_cancels()`: lets go of what SQL says is being canceled; it may raise StorageUnavailable. `on_classes`
+        hears at every beat of the classes of tenants and their weights.
         """
         self._worker_id = worker_id
         self._workers = workers
         self._predictions = predictions
         self._claims = claims
         self._publisher = publisher
+        self._look_for_cancels = look_for_cancels
         self._served = served
         self._tenants = tenants
         self._on_classes = on_classes
@@ -73,6 +76,7 @@ class Heartbeat:
                 self._on_classes(self._tenants.classes())
                 if beats % _COMPARE_EVERY == 0:
                     self._give_back_unknown()
+                    self._look_for_cancels()
             except StorageUnavailable as error:
                 log.warning("sql is away, no beat: %s", error)
 

@@ -11,6 +11,7 @@ import platform
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 
 import celery.worker.state
 from celery.apps.worker import Worker
@@ -27,10 +28,12 @@ from storage.predictions import Predictions
 from storage.tenants import Tenants
 from storage.workers import Workers
 from workers import exposition
+from workers.cancels import Cancels
 from workers.claims import Claims
 from workers.finisher import Finisher
 from workers.heartbeat import Heartbeat
 from workers.intake import Intake
+from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.serving import Serving
 from workers.stragglers import Stragglers
@@ -63,16 +66,26 @@ def main(
     workers.register(worker_id, device, platform.node(), os.getpid())
     publisher = Publisher(settings.redis_url)
     finisher = Finisher(predictions, publisher)
+    progress = Progress(predictions)
+    progress.start()
     claims = Claims()
     loading = threading.BoundedSemaphore(os.cpu_count() or 1)
     intake: Intake | None = None
     servings: list[Serving] = []
+
+    def cancel(canceling: Mapping[str, str]) -> None:
+        for serving in servings:
+            serving.cancel(canceling)
+
+    cancels = Cancels(settings.redis_url, predictions=predictions, claims=claims, cancel=cancel)
+    cancels.start()
     heartbeat = Heartbeat(
         worker_id=worker_id,
         workers=workers,
         predictions=predictions,
         claims=claims,
         publisher=publisher,
+        look_for_cancels=cancels.look,
         served=lambda: [serving.served() for serving in servings],
         tenants=tenants,
         on_classes=lambda classes: intake.learn(classes) if intake is not None else None,
@@ -94,6 +107,7 @@ def main(
                 claims=claims,
                 finisher=finisher,
                 publisher=publisher,
+                progress=progress,
                 loading=loading,
                 on_ended=lambda ended, ids: intake.ended(ended, ids) if intake is not None else None,
             )
@@ -132,6 +146,8 @@ def main(
     if not finisher.close(max(1.0, deadline - time.monotonic())):
         log.error("not every result was written; their claims will be given back")
     intake.close()
+    cancels.close()
+    progress.close()
     publisher.close()
     heartbeat.close()
     with contextlib.suppress(StorageUnavailable):  # the janitor will bury it

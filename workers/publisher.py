@@ -1,7 +1,8 @@
-"""What a worker or the janitor tells Redis: notices of ended predictions, and hints put back.
+"""What a worker or the janitor tells Redis: notices of ended predictions, hints put back, and what models report.
 
-Best effort, on a thread of its own behind a bounded queue: when Redis is away, what does not fit is dropped, and the
-janitor and the sweeps of those who wait make up for it. Nothing that holds a prediction ever waits for Redis.
+In the order it was told, so that whoever sees the notice of an end finds every report before it. Best effort, on a
+thread of its own behind a bounded queue: when Redis is away, what does not fit is dropped, and the janitor and the
+sweeps of those who wait make up for it. Nothing that holds a prediction ever waits for Redis.
 """
 
 import contextlib
@@ -14,8 +15,9 @@ from collections.abc import Iterable
 import msgspec
 import redis
 
-from headway import broker, notices
+from headway import broker, notices, reports
 from headway.notices import Ended
+from headway.reports import Report
 from headway.types import Hint
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,11 @@ log = logging.getLogger(__name__)
 #: Ids an envelope of returned hints holds at most.
 _ENVELOPE_IDS = 64
 
-Command = tuple[str, str, bytes | list[bytes]]  # ("publish" | "rpush", key, payload)
+#: Bytes of reports that may wait for Redis; what comes then is dropped.
+_MOST_REPORTS_BYTES = 64 * 1024 * 1024
+
+Reports = dict[str, list[bytes]]  # prediction id → encoded reports
+Command = tuple[str, str, bytes | list[bytes] | Reports]  # ("publish" | "rpush" | "report", key, payload)
 
 
 class Publisher:
@@ -34,6 +40,8 @@ class Publisher:
         self._commands: queue.Queue[Command | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._away = False
+        self._reports_lock = threading.Lock()
+        self._reports_bytes = 0
         self._thread.start()
 
     def ended(self, ended: dict[str, Ended]) -> None:
@@ -59,6 +67,22 @@ class Publisher:
             # The head of the list is its right end: whoever is pushed last comes out first.
             self._put(("rpush", line, messages[::-1]))
 
+    def reports(self, said: dict[str, list[Report]]) -> None:
+        """Prediction id → what its model has just reported of it, in order. Dropped at once while Redis is away."""
+        if self._away and not self._commands.empty():
+            return  # nothing of this may crowd out hints and notices
+        encoded = {id_: [reports.encode(report) for report in some] for id_, some in said.items()}
+        size = _size(encoded)
+        with self._reports_lock:
+            fits = self._reports_bytes + size <= _MOST_REPORTS_BYTES
+            self._reports_bytes += size if fits else 0
+        if fits and not self._put(("report", reports.CHANNEL, encoded)):
+            self._sent(size)
+
+    def _sent(self, size: int) -> None:
+        with self._reports_lock:
+            self._reports_bytes -= size
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Sends what is still queued, as far as that goes in time."""
         with contextlib.suppress(queue.Full):
@@ -66,17 +90,21 @@ class Publisher:
         self._thread.join(timeout_s)
         self._redis.close()
 
-    def _put(self, command: Command) -> None:
+    def _put(self, command: Command) -> bool:
         try:
             self._commands.put_nowait(command)
         except queue.Full:
             log.debug("redis is too slow or away: a %s was dropped", command[0])
+            return False
+        return True
 
     def _run(self) -> None:
         while (command := self._commands.get()) is not None:
             verb, key, payload = command
             try:
-                if isinstance(payload, list):
+                if isinstance(payload, dict):
+                    self._report(key, payload)
+                elif isinstance(payload, list):
                     self._redis.rpush(key, *payload)
                 else:
                     self._redis.publish(key, payload)
@@ -86,3 +114,17 @@ class Publisher:
                 self._away = True
             else:
                 self._away = False
+
+    def _report(self, channel: str, said: Reports) -> None:
+        """Into their lists first, so that whoever hears of them finds them there."""
+        self._sent(_size(said))
+        pipeline = self._redis.pipeline(transaction=False)
+        for id_, encoded in said.items():
+            pipeline.rpush(reports.key(id_), *encoded)
+            pipeline.expire(reports.key(id_), reports.KEPT_S)
+        pipeline.publish(channel, notices.encode_ids(list(said)))
+        pipeline.execute()
+
+
+def _size(said: Reports) -> int:
+    return sum(map(len, (one for encoded in said.values() for one in encoded)))

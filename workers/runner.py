@@ -4,6 +4,9 @@ Two threads. *Feed* takes a micro-batch from the window when the device can begi
 *Device* owns the process: it loads the model, receives results, hands them to the finisher, and when the process dies
 gives its work back and starts another. At most two calls are in flight, so the device finds the next one waiting while
 the results of the last are written; nothing else is taken out of the window early.
+
+What nobody wants any more is told to the device process. One that does not let go of it soon is ended, where that costs
+less than to wait; the mates are handed back, and run again.
 """
 
 import logging
@@ -11,11 +14,11 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from batching.ceiling import Ceiling
 from batching.policy import Waiting
+from batching.reloads import Reloads
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
 from headway.notices import Ended
@@ -23,9 +26,11 @@ from headway.registry import State
 from headway.types import Claimed, Outcome
 from storage.predictions import Finished, Predictions, Returned
 from workers import metrics
+from workers.call import Call, by_claim
 from workers.claims import Claims
-from workers.executor import DeviceHung, DeviceLost, DiedLoading, Executor, Loaded, LoadFailed, Reply
+from workers.executor import DeviceHung, DeviceLost, DiedLoading, Executor, Loaded, LoadFailed, Reply, Said
 from workers.finisher import Finisher, Settled, persist
+from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.window import Window
 
@@ -35,18 +40,8 @@ _IN_FLIGHT = 2
 #: Processes in a row that may die while they load before the version is called failed: once may be chance (a kernel
 #: short of memory), and a version that never loaded is not served until its worker restarts.
 _MOST_DEATHS = 3
-#: Reloads made on suspicion may use this share of the time since the last one; those after a death are not counted.
-_RELOAD_SHARE = 0.1
-
-
-@dataclass(slots=True)
-class Call:
-    """One micro-batch on its way through the device process."""
-
-    id: int
-    rows: list[Claimed]
-    claims: dict[str, str]  # prediction id → claim id
-    second_try: bool = False  # every item had failed alone; run once more on a fresh process
+#: What a model has to let go of a canceled item before its process is ended, and when that is thought over again.
+_GRACE_S = 0.5
 
 
 class Runner:
@@ -62,6 +57,7 @@ class Runner:
         claims: Claims,
         finisher: Finisher,
         publisher: Publisher,
+        progress: Progress,
         loading: threading.Semaphore,
         on_state: Callable[[State, str | None, Loaded | None], None],
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
@@ -78,6 +74,7 @@ class Runner:
         self._claims = claims
         self._finisher = finisher
         self._publisher = publisher
+        self._progress = progress
         self._loading = loading
         self._on_state = on_state
         self._on_ended = on_ended
@@ -98,8 +95,7 @@ class Runner:
         self._began = 0.0  # when the oldest call in flight could begin
         self._pace = math.nan  # seconds a call, moving average
         self._lead = 0.003  # seconds from a take to the call being in the pipe, moving average
-        self._last_reload = -math.inf
-        self._load_seconds = math.inf
+        self._reloads = Reloads()
 
         self._device_thread = threading.Thread(target=self._device, name=f"device {window.model}", daemon=True)
         self._feed_thread = threading.Thread(target=self._feed, name=f"feed {window.model}", daemon=True)
@@ -153,6 +149,31 @@ class Runner:
                 loading.kill()
             self._device_thread.join(0.05)
 
+    def cancel(self, canceling: Mapping[str, str]) -> None:
+        """Prediction id → claim. Those of other runners, and those not yet on their way, are passed over."""
+        with self._changed:
+            executor = self._executor
+            calls = [call for call in self._in_flight if call.sent]
+        if executor is not None:
+            for call in calls:
+                if any(canceling.get(id_) == claim for id_, claim in call.claims.items()):
+                    self._pass_on_cancels(call, executor)
+
+    def _pass_on_cancels(self, call: Call, executor: Executor) -> None:
+        """To the device process, which has the call."""
+        with self._changed:
+            canceled = self._canceled(call)
+            if canceled and call.unwanted_since is None:
+                call.unwanted_since = time.monotonic()
+        if canceled:
+            executor.cancel(call.id, sorted(canceled))
+            executor.wake()
+
+    def _canceled(self, call: Call) -> set[str]:
+        """The rows of it that nobody wants any more."""
+        canceled = self._claims.canceled(call.claims)
+        return canceled.intersection(row.id for row in call.rows) if canceled else canceled
+
     # ── feed ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _feed(self) -> None:
@@ -168,6 +189,9 @@ class Runner:
                 continue
             began = time.monotonic()
             rows, claims = self._claim(taken.items)
+            if canceled := self._claims.canceled(claims):
+                self._hand_back([row for row in rows if row.id in canceled], claims)
+                rows = [row for row in rows if row.id not in canceled]
             for call in self._split(rows, claims):
                 self._send(call)
             self._lead += 0.2 * (time.monotonic() - began - self._lead)
@@ -204,7 +228,7 @@ class Runner:
         pause = 0.05
         while True:
             claim = new_id()
-            self._claims.open(claim)
+            self._claims.open(claim, ids)
             try:
                 rows = self._predictions.claim(claim, self._worker_id, ids, *self._labels)
                 break
@@ -251,9 +275,18 @@ class Runner:
             self._hand_back(call.rows, call.claims)
             return
         try:
-            executor.submit(call.id, [(row.id, row.body) for row in call.rows])
+            self._submit(call, executor)
         except DeviceLost:
             log.debug("the device process died before call %d reached it", call.id)  # its thread gives the call back
+
+    def _submit(self, call: Call, executor: Executor) -> None:
+        """Raises DeviceLost."""
+        executor.submit(call.id, call.submission())
+        with self._changed:
+            call.sent = True
+        self._pass_on_cancels(call, executor)  # those that came before it was sent
+        if call.next_limit_s() is not None:
+            executor.wake()
 
     # ── device ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -268,7 +301,9 @@ class Runner:
                     if self._stopping:
                         return
                     self._loading_executor = executor
+                    began = time.monotonic()
                     loaded = executor.load()
+                    self._reloads.seconds = time.monotonic() - began
             except LoadFailed as error:
                 executor.kill()
                 if self._stopping:
@@ -286,7 +321,6 @@ class Runner:
                 continue
             deaths = 0
             self._loading_executor = None
-            self._load_seconds = loaded.seconds
             self._on_state("ready", None, loaded)
             self._first_load.set()
             served = self._receive_from(executor)
@@ -309,11 +343,16 @@ class Runner:
             self._changed.notify_all()
         try:
             if again is not None:
-                executor.submit(again.id, [(row.id, row.body) for row in again.rows])
+                self._submit(again, executor)
             while True:
-                reply = executor.receive()
-                served = True
-                self._received(reply, executor)
+                answer = executor.hear(self._next_look_s())
+                if isinstance(answer, Reply):
+                    served = True
+                    self._received(answer, executor)
+                elif answer is not None:
+                    self._said(answer)
+                if self._look(executor):
+                    return True
         except (DeviceLost, DeviceHung) as error:
             self._lost(executor, error)
         return served
@@ -330,9 +369,9 @@ class Runner:
             self._learn(reply)
             suspicious = self._suspicious(call, reply)
             if suspicious:
-                call.second_try = True
+                call.second_try, call.sent = True, False
                 self._again = call
-                self._last_reload = now
+                self._reloads.chosen(now)
             idle = not self._in_flight
             self._changed.notify_all()
         self._window.wake()
@@ -340,9 +379,10 @@ class Runner:
             log.warning("%s@%s failed every item of a batch alone: once more on a fresh process", *self._labels)
             executor.kill()
         else:
-            outcomes = self._retry_memory(call, reply.outcomes)
+            outcomes = self._retry_memory(call, call.waiting(reply.outcomes))
             if outcomes:
-                self._settle(call, outcomes, idle)
+                metrics.computed(self._labels, outcomes)
+                self._settle(call, call.rows, outcomes, idle)
 
     def _learn(self, reply: Reply) -> None:
         if reply.too_many is None:
@@ -370,27 +410,100 @@ class Runner:
             len(call.rows) > 1
             and not call.second_try
             and all(one.error is not None and one.error.code is ItemCode.MODEL_ERROR for one in reply.outcomes)
-            and self._load_seconds <= _RELOAD_SHARE * (time.monotonic() - self._last_reload)
+            and self._reloads.affordable(time.monotonic())
         )
 
-    def _settle(self, call: Call, outcomes: Sequence[Outcome], idle: bool) -> None:
+    def _settle(self, call: Call, rows: Sequence[Claimed], outcomes: Sequence[Outcome], idle: bool) -> None:
         """Off to SQL. While the device is idle this thread may as well write itself: one hand-over less."""
-        by_claim: dict[str, list[Outcome]] = defaultdict(list)
+        parted: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in outcomes:
-            by_claim[call.claims[outcome.id]].append(outcome)
+            parted[call.claims[outcome.id]].append(outcome)
         parts = [
             Finished(claim=claim, outcomes=part, settled=self._claims.settle(claim, [one.id for one in part]))
-            for claim, part in by_claim.items()
+            for claim, part in parted.items()
         ]
-        metrics.computed(self._labels, outcomes)
         ids = [one.id for one in outcomes]
+        self._progress.forget(ids)
 
         def done(ended: dict[str, Ended]) -> None:
             self._window.forget(ids)
-            metrics.finished(self._labels, call.rows, ended)
+            metrics.finished(self._labels, rows, ended)
             self._on_ended(ended, ids)
 
         self._finisher.put(Settled(parts, done), at_once=idle)
+
+    def _said(self, said: Said) -> None:
+        """Reports go to Redis, progress to SQL as well; an item whose cancel the model has heeded is settled."""
+        with self._changed:
+            call = next((call for call in self._in_flight if call.id == said.call_id), None)
+            if call is None:
+                return
+            reports = call.reports(said.sayings)
+            heeded = call.leave(id_ for id_, what, _ in said.sayings if what == "canceled")
+            if not call.rows:
+                call.unwanted_since = call.unwanted_since or time.monotonic()
+            elif not self._canceled(call):
+                call.unwanted_since = None
+        for id_, what, json in said.sayings:
+            if what == "progress":
+                self._progress.said(id_, call.claims[id_], json)
+        if reports:
+            self._publisher.reports(reports)
+        if heeded:
+            self._settle(call, heeded, [Outcome(id=row.id, canceled=True) for row in heeded], idle=False)
+
+    def _next_look_s(self) -> float:
+        """Seconds until something is to be done for the call on the device, though it says nothing."""
+        with self._changed:
+            if not self._in_flight:
+                return math.inf
+            call = self._in_flight[0]
+            at = math.inf
+            if (limit := call.next_limit_s()) is not None:
+                at = self._began + limit
+            if call.unwanted_since is not None:
+                now = time.monotonic()
+                ripe = max(call.unwanted_since, self._began) + _GRACE_S
+                at = min(at, ripe if ripe > now else now + _GRACE_S)
+            return max(0.0, at - time.monotonic())
+
+    def _look(self, executor: Executor) -> bool:
+        """Settles what is over its own time. Whether the process was ended, because nobody wants what it does."""
+        with self._changed:
+            if not self._in_flight or self._executor is not executor:
+                return False
+            call, now = self._in_flight[0], time.monotonic()
+            ran = now - self._began
+            late = call.late(ran)
+            rows = call.leave(one.id for one in late)
+            if late and not call.rows and call.unwanted_since is None:
+                call.unwanted_since = now
+            ended = self._unwanted(call, now)
+            if ended:
+                calls, self._executor = list(self._in_flight), None
+                self._in_flight.clear()
+                self._pace = math.nan
+                self._reloads.chosen(now)
+                self._changed.notify_all()
+        if late:
+            executor.cancel(call.id, [one.id for one in late])
+            self._settle(call, rows, late, idle=False)
+        if ended:
+            self._window.wake()
+            executor.kill()
+            log.info("%s@%s was ended: it computed what nobody wanted, for %.1f s", *self._labels, ran)
+            for call in calls:
+                self._hand_back(call.rows, call.claims)
+        return ended
+
+    def _unwanted(self, call: Call, now: float) -> bool:
+        """Whether to end the process rather than to wait for this call."""
+        return (
+            call.unwanted_since is not None
+            and now >= max(call.unwanted_since, self._began) + _GRACE_S
+            and self._reloads.worthwhile(now - self._began, self._pace)
+            and self._reloads.affordable(now)
+        )
 
     def _lost(self, executor: Executor, error: DeviceLost | DeviceHung) -> None:
         with self._changed:
@@ -411,12 +524,13 @@ class Runner:
         if calls and self._again is None:
             on_device = calls.pop(0)
             code = ItemCode.EXECUTION_TIMEOUT if isinstance(error, DeviceHung) else ItemCode.WORKER_LOST
-            alone = len(on_device.rows) == 1
             reason = "device_hung" if isinstance(error, DeviceHung) else "device_lost"
             metrics.lost_attempts(self._labels, reason, len(on_device.rows))
-            if isinstance(error, DeviceLost) and not alone:
+            if isinstance(error, DeviceLost) and not on_device.alone:
                 self._ceiling.crashed()
-            self._give_back(on_device.rows, on_device.claims, losses=2, charge=alone, code=code, message=str(error))
+            self._give_back(
+                on_device.rows, on_device.claims, losses=2, charge=on_device.alone, code=code, message=str(error)
+            )
         for waiting in calls:
             self._hand_back(waiting.rows, waiting.claims)
 
@@ -434,10 +548,7 @@ class Runner:
         code: ItemCode,
         message: str,
     ) -> None:
-        by_claim: dict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            by_claim[claims[row.id]].append(row.id)
-        for claim, ids in by_claim.items():
+        for claim, ids in by_claim((row.id for row in rows), claims).items():
             returned = [Returned(id=id_, losses=losses, charge=charge, code=code, message=message) for id_ in ids]
             settled = self._claims.settle(claim, ids)
             given = persist(lambda c=claim, r=returned, s=settled: self._predictions.give_back(c, r, s))  # type: ignore[misc]

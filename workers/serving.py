@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headway.errors import StorageUnavailable
 from headway.manifest import Found, Manifest, with_signature
@@ -15,6 +15,7 @@ from storage.workers import Served
 from workers.claims import Claims
 from workers.executor import Executor, Loaded
 from workers.finisher import Finisher
+from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.runner import Runner
 from workers.window import Window
@@ -40,6 +41,7 @@ class Serving:
         claims: Claims,
         finisher: Finisher,
         publisher: Publisher,
+        progress: Progress,
         loading: threading.Semaphore,
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
@@ -71,6 +73,7 @@ class Serving:
                 claims=claims,
                 finisher=finisher,
                 publisher=publisher,
+                progress=progress,
                 loading=loading,
                 on_state=lambda state, reason, loaded, instance=instance: self._on_state(  # type: ignore[misc]
                     instance, state, reason, loaded
@@ -95,6 +98,11 @@ class Serving:
         """The window must be closed before."""
         for runner in self.runners:
             runner.drain(deadline)
+
+    def cancel(self, canceling: Mapping[str, str]) -> None:
+        """Prediction id → claim; those of other versions are passed over."""
+        for runner in self.runners:
+            runner.cancel(canceling)
 
     def served(self) -> Served:
         """Asked once a beat."""

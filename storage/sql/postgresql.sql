@@ -152,6 +152,9 @@ UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, com
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
+-- canceling
+SELECT id::text, claim::text FROM predictions WHERE id = ANY(:ids::uuid[]) AND status = 2;
+
 -- progress
 -- What models said of items that they still run.
 WITH r AS MATERIALIZED (
@@ -245,11 +248,16 @@ WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND state = 0 AN
 
 -- record_deliveries
 -- What came of attempts, unless another has begun meanwhile. Not `state = 0`: a planner that believes few to be pending
--- would walk the index of all that are.
+-- would walk the index of all that are. By the place where each locked row lies: a join by id may be planned as a walk
+-- over all deliveries while they are few, and the plan is kept.
 WITH r AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(:rows::json) AS r (id text, attempts integer, state smallint, delay bigint, log text))
-UPDATE deliveries SET state = r.state, leased = NULL, due_at = :now + r.delay, log = r.log
-FROM r WHERE deliveries.id = r.id AND deliveries.attempts = r.attempts AND deliveries.state < 1;
+    SELECT * FROM json_to_recordset(:rows::json) AS r (id text, attempts integer, state smallint, delay bigint, log text)),
+f AS MATERIALIZED (
+    SELECT d.place, r.* FROM r CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM deliveries WHERE id = r.id AND attempts = r.attempts AND state < 1
+        FOR NO KEY UPDATE) d)
+UPDATE deliveries SET state = f.state, leased = NULL, due_at = :now + f.delay, log = f.log
+FROM f WHERE deliveries.ctid = f.place;
 
 -- lock_predictions
 -- Predictions before deliveries, and in the order of their ids: nobody who ends several deadlocks.
@@ -257,9 +265,12 @@ SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) ORDER BY id FOR NO KEY U
 
 -- note_webhooks
 -- What a prediction's receiver was told, once it is owed nothing more; events before an explicit retry do not count.
+WITH i AS MATERIALIZED (SELECT DISTINCT id FROM unnest(:ids::uuid[]) AS i (id)),
+d AS MATERIALIZED (
+    SELECT i.id, told.status FROM i CROSS JOIN LATERAL (
+        SELECT CASE WHEN min(state) = 0 THEN 1 WHEN max(state) = 2 THEN 3 ELSE 2 END AS status FROM deliveries
+        WHERE prediction_id = i.id AND at >= (SELECT position FROM predictions WHERE id = i.id)
+        HAVING count(*) > 0) told)
 UPDATE predictions p SET revision = revision + 1, webhook_status = d.status
-FROM (
-    SELECT prediction_id, CASE WHEN min(state) = 0 THEN 1 WHEN max(state) = 2 THEN 3 ELSE 2 END AS status
-    FROM deliveries JOIN predictions p ON p.id = prediction_id
-    WHERE prediction_id = ANY(:ids::uuid[]) AND at >= p.position GROUP BY prediction_id) d
-WHERE p.id = d.prediction_id AND (p.status >= 3 OR p.webhook_events & 1 = 0) AND coalesce(p.webhook_status, 1) <> d.status;
+FROM d
+WHERE p.id = d.id AND (p.status >= 3 OR p.webhook_events & 1 = 0) AND coalesce(p.webhook_status, 1) <> d.status;

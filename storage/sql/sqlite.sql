@@ -122,6 +122,9 @@ UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, compl
 WHERE id IN (SELECT value FROM json_each(:ids)) AND +tenant_id = :tenant_id AND status = 0
 RETURNING id, revision, attempt, completed_at;
 
+-- canceling
+SELECT id, claim FROM predictions WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 2;
+
 -- progress
 -- What models said of items that they still run.
 UPDATE predictions SET progress = r.progress, revision = revision + 1

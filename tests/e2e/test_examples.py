@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(ROOT / "examples" / "models", folder / "models", ignore=shutil.ignore_patterns("model.pt2"))
     run("examples.train_digits", "--output", str(folder / "models" / "digits" / "1" / "model.pt2"))
-    with RunningHeadway(folder) as system:
+    with RunningHeadway(folder, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}) as system:
         yield system
 
 
@@ -86,6 +87,29 @@ def test_submit_and_poll_prints_an_answer_for_each_input(system: RunningHeadway)
     ).splitlines()
     assert len(lines) == 2
     assert all(" [" in line for line in lines)
+
+
+def test_submit_many_prints_an_answer_for_each_input(system: RunningHeadway) -> None:
+    lines = run("examples.submit_many", "--url", system.data_url, "A sentence.", "Another.", '{"text": "Yes."}')
+    assert [" [" in line for line in lines.splitlines()] == [True] * 3
+
+
+def test_a_receiver_prints_the_events_it_can_verify(system: RunningHeadway, client: httpx.Client) -> None:
+    secret = run("launch", "webhooks", "secret", "--database-url", f"sqlite:///{system.database}").strip()
+    command = [sys.executable, "-m", "examples.receive_webhooks", "--port", "0", "--secret", secret]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as receiver:
+        late = threading.Timer(60, receiver.kill)
+        late.start()
+        try:
+            assert receiver.stdout is not None
+            url = receiver.stdout.readline().rpartition(" ")[2].strip()
+            assert httpx.post(url, json={"type": "prediction.succeeded"}).status_code == 400
+            body = {"input": 1, "webhook": url}
+            id_ = client.post("/v1/models/embed/predictions", json=body).raise_for_status().json()["id"]
+            assert receiver.stdout.readline().startswith(f"prediction.failed {id_} {{'code': 'invalid_input'")
+        finally:
+            late.cancel()
+            receiver.kill()
 
 
 def test_bring_your_model_serves_it_asks_it_and_stops() -> None:

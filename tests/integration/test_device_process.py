@@ -24,7 +24,7 @@ from headway.testing import wait_until
 from headway.types import Outcome
 from launch import check, scaffold
 from workers import loaders
-from workers.executor import DeviceHung, DeviceLost, Executor, LoadFailed, Reply
+from workers.executor import DeviceHung, DeviceLost, Executor, LoadFailed, Reply, Said
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,6 +172,171 @@ def test_two_calls_in_flight_are_answered_in_order(serve: Callable[..., Executor
     executor.submit(1, big)
     executor.submit(2, big)
     assert [executor.receive().call_id, executor.receive().call_id] == [1, 2]
+
+
+CHATTY = """
+import threading, time
+from headway import Model
+
+class Chatty(Model):
+    def predict(self, inputs, context):
+        self.kept = getattr(self, "kept", None) or context.items[0]
+        return [self.do(value, item) for value, item in zip(inputs, context.items, strict=True)]
+
+    def do(self, value, item):
+        match value:
+            case ["emit", *partials]:
+                for partial in partials: item.emit(partial)
+            case ["progress", count]:
+                for n in range(count): item.progress((n + 1) / count, f"step {n + 1}")
+            case ["threads", count]:
+                threads = [threading.Thread(target=item.emit, args=(n,)) for n in range(count)]
+                for thread in threads: thread.start()
+                for thread in threads: thread.join()
+            case "raise": raise ValueError("asked to")
+            case "large":
+                try: item.emit("x" * 300_000)
+                except ValueError as error: return str(error)
+            case "late":
+                self.kept.emit("late"), self.kept.progress(0.5)
+                return self.kept.canceled()
+            case "flood":
+                for n in range(200): item.emit("y" * 200_000)
+            case "wait":
+                item.emit("waiting")
+                while not item.canceled(): time.sleep(0.005)
+            case "wait and raise":
+                item.emit("waiting")
+                while not item.canceled(): time.sleep(0.005)
+                raise RuntimeError("canceled")
+            case "deaf":
+                item.emit("waiting"); time.sleep(0.3)
+        return value
+"""
+
+
+def heard(executor: Executor) -> tuple[list[tuple[str, str, Any]], list[Outcome]]:
+    """Everything up to the next reply."""
+    sayings: list[tuple[str, str, Any]] = []
+    while not isinstance(answer := executor.hear(60), Reply):
+        assert answer is not None
+        sayings += [(id_, what, msgspec.json.decode(json) if json else None) for id_, what, json in answer.sayings]
+    return sayings, answer.outcomes
+
+
+def asked(executor: Executor, *values: Any, call_id: int = 1) -> None:
+    executor.submit(call_id, [(f"id-{index}", msgspec.json.encode(value)) for index, value in enumerate(values)])
+
+
+def test_what_a_model_emits_arrives_in_order_before_the_reply_and_of_progress_the_last(
+    serve: Callable[..., Executor],
+) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    asked(executor, ["emit", 1, {"two": [2.5]}, None], ["progress", 1000], ["threads", 50])
+    sayings, outcomes = heard(executor)
+    assert [said for id_, _, said in sayings if id_ == "id-0"] == [1, {"two": [2.5]}, None]
+    progress = [said for _, what, said in sayings if what == "progress"]
+    assert progress[0] == {"fraction": 0.001, "message": "step 1"}
+    assert progress[-1] == {"fraction": 1.0, "message": "step 1000"}
+    assert len(progress) < 20
+    assert sorted(said for id_, _, said in sayings if id_ == "id-2") == list(range(50))
+    assert len(outcomes) == 3
+
+
+def test_more_than_a_pipe_holds_is_emitted_while_the_worker_is_busy_elsewhere(serve: Callable[..., Executor]) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    asked(executor, "flood")
+    sayings, _ = heard(executor)
+    assert len(sayings) == (8 * 1024 * 1024) // 200_002  # all that one attempt may
+
+
+def test_a_partial_output_that_is_too_large_is_refused_and_what_is_said_after_the_call_is_not_heard(
+    serve: Callable[..., Executor],
+) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    asked(executor, "large")
+    sayings, outcomes = heard(executor)
+    assert answers(outcomes) == ["the partial output is 300,002 bytes of JSON, and may have 262,144 at most"]
+    asked(executor, "late", call_id=2)  # the item of the first call
+    more, outcomes = heard(executor)
+    assert sayings + more == []
+    assert answers(outcomes) == [False]
+
+
+def test_what_was_emitted_is_not_emitted_twice_when_a_batch_is_split(serve: Callable[..., Executor]) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    asked(executor, ["emit", 1, 1, 2], ["emit", 3], "raise", ["emit", 4])
+    sayings, outcomes = heard(executor)
+    assert [(id_, said) for id_, _, said in sayings] == [
+        ("id-0", 1),
+        ("id-0", 1),
+        ("id-0", 2),
+        ("id-1", 3),
+        ("id-3", 4),
+    ]
+    assert answers(outcomes)[2] is ItemCode.MODEL_ERROR
+
+
+@pytest.mark.parametrize("way", ["wait", "wait and raise"])
+def test_an_item_whose_cancel_the_model_was_told_ends_canceled_and_its_mates_succeed(
+    serve: Callable[..., Executor], way: str
+) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    asked(executor, "a", way, "b")
+    first = executor.hear(30)
+    assert isinstance(first, Said)
+    executor.cancel(1, ["id-1"])
+    sayings, outcomes = heard(executor)
+    assert sayings == [("id-1", "canceled", None)]
+    assert [one.canceled for one in outcomes] == [False, True, False]
+    assert answers([outcomes[0], outcomes[2]]) == ["a", "b"]
+
+
+def test_an_item_that_is_canceled_before_its_call_begins_is_not_computed(serve: Callable[..., Executor]) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    asked(executor, "deaf", call_id=1)
+    asked(executor, ["emit", "computed"], "b", call_id=2)
+    assert isinstance(executor.hear(30), Said)  # the first has begun
+    executor.cancel(2, ["id-0"])
+    executor.cancel(1, ["id-0"])  # it does not ask, so its answer counts
+    _, (deaf,) = heard(executor)
+    assert answers([deaf]) == ["deaf"]
+    executor.cancel(1, ["id-0"])  # over: means nothing
+    sayings, outcomes = heard(executor)
+    assert sayings == []
+    assert [one.canceled for one in outcomes] == [True, False]
+
+
+def test_a_wait_for_what_a_process_says_ends_in_time_or_when_it_is_woken(serve: Callable[..., Executor]) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    assert executor.hear(0.01) is None
+    executor.wake()
+    assert executor.hear(60) is None
+    asked(executor, "a")
+    assert heard(executor)[0] == []
+
+
+def test_a_cancel_does_not_wait_for_a_process_that_does_not_read(serve: Callable[..., Executor]) -> None:
+    executor = serve(CHATTY)
+    executor.load()
+    assert executor.pid is not None
+    os.kill(executor.pid, signal.SIGSTOP)
+    stuck = threading.Thread(target=asked, args=(executor, "x" * 10_000_000))
+    stuck.start()
+    wait_until(executor._sending.locked, what="the pipe to be full")
+    executor.cancel(1, ["id-0"])
+    executor.wake()
+    assert executor.hear(60) is None
+    os.kill(executor.pid, signal.SIGCONT)
+    stuck.join(30)
+    assert len(heard(executor)[1]) == 1
 
 
 def test_what_a_model_prints_stays_out_of_the_conversation(serve: Callable[..., Executor]) -> None:

@@ -218,3 +218,27 @@ def test_an_output_that_contains_itself_is_invalid() -> None:
     (outcome,) = settle(items_of([OK]), lambda ids, inputs: [loop])
     assert outcome.error is not None
     assert outcome.error.code is ItemCode.OUTPUT_INVALID
+
+
+def test_what_is_canceled_is_not_computed_and_not_computed_again_when_its_batch_is_split() -> None:
+    items = items_of([OK, OK, RAISES, OK])
+    canceled = {"id-0"}
+    seen: list[list[str]] = []
+
+    def predict(ids: list[str], inputs: list[Any]) -> list[Any]:
+        seen.append(ids)
+        canceled.add("id-3")
+        if {"kind": RAISES} in inputs:
+            raise KeyError("bad item")
+        return ids
+
+    settled = outcomes.settle(
+        items,
+        decode=msgspec.json.decode,
+        predict=predict,
+        clock_ns=itertools.count().__next__,
+        canceled=canceled.__contains__,
+    )
+    assert seen == [["id-1", "id-2", "id-3"], ["id-1"], ["id-2"]]
+    assert [one.canceled for one in settled] == [True, False, False, True]
+    assert settled[2].error is not None

@@ -1,11 +1,17 @@
 """The API as its clients meet it: a process of its own on real sockets, and a worker that the test plays by hand."""
 
+import asyncio
+import contextlib
+import inspect
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,11 +22,13 @@ import msgspec
 import pytest
 import redis
 
-from headway import broker, notices
+from headway import broker, notices, reports
+from headway.client import AsyncClient, AsyncJob, Client
 from headway.clock import new_id
-from headway.errors import ItemError
+from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
 from headway.notices import Ended
+from headway.reports import Report
 from headway.testing import new_prediction, wait_until
 from headway.types import Outcome
 from launch.embedded import EmbeddedValkey
@@ -103,6 +111,12 @@ class PlayedWorker:
 
     def run(self, *ids: str, answer: Answering = lambda body: body, notify: bool = True) -> None:
         self.finish(self.claim(*ids), *ids, answer=answer, notify=notify)
+
+    def report(self, id_: str, *said: Report) -> None:
+        key = reports.key(id_)
+        self._redis.rpush(key, *map(reports.encode, said))
+        self._redis.expire(key, reports.KEPT_S)
+        self._redis.publish(reports.CHANNEL, notices.encode_ids([id_]))
 
     def close(self) -> None:
         self._redis.close()
@@ -204,6 +218,101 @@ class Stack:
             self.worker.predictions.insert(rows)
 
 
+class Proxy:
+    """A bad line to the API, on real sockets: what happens to the next connections stands in `plan`.
+
+    A number: so many bytes of answers pass, and when more come, the connection is cut; below 0 it is cut at once, and
+    nothing is passed on. Bytes: they are the answer, and the API is never asked. When the plan is over, all is well.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.plan: deque[int | bytes] = deque()
+        self.cut = threading.Event()
+        self.held = False  # what would be cut stays open, and silent
+        self._upstream = ("127.0.0.1", port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            self._open.add(connection)
+            fate = self.plan.popleft() if self.plan else None
+            self._run(self._serve, connection, fate)
+
+    def _run(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._threads.append(threading.Thread(target=function, args=arguments))
+        self._threads[-1].start()
+
+    def _serve(self, down: socket.socket, fate: int | bytes | None) -> None:
+        with down, contextlib.suppress(OSError):
+            if isinstance(fate, bytes):
+                _read_request(down)
+                down.sendall(fate)
+            elif fate is None or fate >= 0:
+                with socket.create_connection(self._upstream) as up:
+                    self._open.add(up)
+                    self._run(self._requests, down, up)
+                    self._answers(up, down, fate)
+                    _shut(up)
+            _shut(down)
+
+    def _requests(self, down: socket.socket, up: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := down.recv(65536):
+                up.sendall(data)
+            up.shutdown(socket.SHUT_WR)
+
+    def _answers(self, up: socket.socket, down: socket.socket, allowed: int | None) -> None:
+        while data := up.recv(65536):
+            if allowed is None:
+                down.sendall(data)
+                continue
+            down.sendall(data[:allowed])
+            if len(data) > allowed:
+                self.cut.set()
+                if not self.held:
+                    return
+            allowed = max(0, allowed - len(data))
+
+    def close(self) -> None:
+        _shut(self._listening)
+        self._listening.close()
+        for connection in self._open:
+            _shut(connection)
+        for thread in self._threads:
+            thread.join(10)
+
+
+def _read_request(connection: socket.socket) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request:
+        request += connection.recv(65536)
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    while len(body) < (int(length[1]) if length else 0):
+        body += connection.recv(65536)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(api: Api) -> Iterator[Proxy]:
+    """Before the API of the module's stack."""
+    made = Proxy(api.port)
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On SQLite, shared by a module's tests."""
@@ -221,6 +330,33 @@ def api(stack: Stack) -> Api:
 @pytest.fixture(scope="module")
 def worker(stack: Stack) -> PlayedWorker:
     return stack.worker
+
+
+@pytest.fixture
+def working(worker: PlayedWorker) -> Iterator[None]:
+    """Whatever is queued is answered with its input; what is `"bad"` fails."""
+    stopping = threading.Event()
+
+    def answer(body: bytes) -> bytes | ItemError:
+        return ItemError(ItemCode.MODEL_ERROR, "no good") if body == b'"bad"' else body
+
+    def run() -> None:
+        while not stopping.wait(0.005):
+            if ids := worker.queued():
+                worker.run(*ids, answer=answer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    stopping.set()
+    thread.join()
+
+
+@pytest.fixture
+def idle(worker: PlayedWorker) -> None:
+    """Nothing is queued that another test has left."""
+    if ids := worker.queued():
+        worker.run(*ids)
 
 
 @pytest.fixture
@@ -247,3 +383,58 @@ def new_stack() -> Iterator[Callable[..., Stack]]:
             return stack
 
         yield make
+
+
+class Awaited:
+    """An AsyncClient or an AsyncJob whose coroutines are run to their end, so that tests are written once."""
+
+    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._target = target
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *positional, **named: self._settled(attribute(*positional, **named))
+
+    def _settled(self, value: Any) -> Any:
+        if inspect.isawaitable(value):
+            value = self._loop.run_until_complete(value)
+        if isinstance(value, AsyncJob):
+            return Awaited(value, self._loop)
+        return self._iterated(value) if hasattr(value, "__anext__") else value
+
+    def _iterated(self, values: Any) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    yield self._loop.run_until_complete(anext(values))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run_until_complete(values.aclose())
+
+
+@pytest.fixture(params=["blocking", "awaiting"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes clients of either kind: `connect(url, timeout=…)`."""
+    made: list[Any] = []
+    loop = asyncio.new_event_loop()
+
+    def connect(*positional: Any, **named: Any) -> Any:
+        if request.param == "blocking":
+            made.append(Client(*positional, **named))
+        else:
+            made.append(Awaited(AsyncClient(*positional, **named), loop))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+    loop.close()
+
+
+@pytest.fixture
+def client(connect: Callable[..., Any], api: Api) -> Any:
+    return connect(api.url)

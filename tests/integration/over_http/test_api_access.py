@@ -217,14 +217,14 @@ def test_another_tenants_prediction_is_as_unknown_as_one_that_is_not(guarded: Gu
     assert created.status_code == 202
     id_ = created.json()["id"]
     assert guarded.ask("GET", "data", f"/v1/predictions/{id_}", guarded.tokens["read"]).status_code == 200
-    for query in ("", "?include=input"):
+    for more in ("", "?include=input", "/events"):
         for headers in ({}, {"prefer": "wait=1"}, {"if-none-match": created.headers["etag"]}):
             for method in ("GET", "HEAD"):
                 foreign, unknown = (
                     guarded.ask(
                         method,
                         "data",
-                        f"/v1/predictions/{each}{query}",
+                        f"/v1/predictions/{each}{more}",
                         guarded.tokens["other"],
                         headers={**headers, "x-request-id": "same"},
                     )
