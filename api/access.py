@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from api.limits import Bucket
 from api.problems import Problem
 from api.refreshing import keep_fresh
 from api.threads import Threads
@@ -28,6 +29,7 @@ _MOST_BYTES = 600
 class Caller(NamedTuple):
     tenant: str
     grants: frozenset[Scope]
+    bucket: Bucket | None = None  # None: it may call as often as it likes
 
     def must(self, scope: Scope | None) -> None:
         """Raises Problem forbidden."""
@@ -52,6 +54,7 @@ class Access:
         self._bootstrap_key = bootstrap_key
         self._thread = Threads("keys", 1)
         self._by_prefix: _Found | None = None  # prefix → (digest, caller); None: not read yet
+        self._buckets: dict[str, Bucket] = {}  # by the key's id: a new view of the keys fills none
         self._keyless = False  # there has never been a key
         self.trusting = False  # who reaches the port may use it while there are no keys
 
@@ -90,9 +93,14 @@ class Access:
 
     def _take(self, keys: Sequence[Key]) -> None:
         by_prefix: dict[bytes, list[tuple[bytes, Caller]]] = defaultdict(list)
+        self._buckets = {
+            key.id: self._buckets.get(key.id) or Bucket(key.rate)
+            for key in keys
+            if key.rate is not None and key.revoked_at is None
+        }
         for key in keys:
             if key.revoked_at is None:
-                found = bytes.fromhex(key.digest), Caller(key.tenant_id, key.grants)
+                found = bytes.fromhex(key.digest), Caller(key.tenant_id, key.grants, self._buckets.get(key.id))
                 by_prefix[key.prefix.encode()].append(found)
         self._by_prefix = dict(by_prefix)
         self._keyless = not keys

@@ -43,9 +43,9 @@ from api.service import Service
 from api.sites import Sites
 
 #: Every route but the open ones may answer these; the last is for query parameters that it does not take.
-_REFUSED = ("unauthenticated", "forbidden", "validation_failed")
+_REFUSED = ("unauthenticated", "forbidden", "rate_limited", "validation_failed")
 _SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
-               "payload_too_large", "unsupported_media_type", "unavailable")  # fmt: skip
+               "payload_too_large", "unsupported_media_type", "queue_full", "unavailable")  # fmt: skip
 _PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 

@@ -94,7 +94,10 @@ class Front:
             names = [name for name, _ in scope["headers"]]
             if names.count(b"authorization") > 1:
                 raise Problem("malformed_request", "There is more than one Authorization header.")
-        return self._service.access.caller(headers.get(b"authorization"))
+        caller = self._service.access.caller(headers.get(b"authorization"))
+        if caller.bucket is not None:
+            caller.bucket.take()
+        return caller
 
     def _match(self, method: str, path: str) -> _Match | None:
         key = (method, path)

@@ -13,8 +13,19 @@ from api.requests import read_body
 from api.service import Service
 from headway.clock import rfc3339
 from headway.errors import SettingsError, StorageUnavailable
-from headway.keys import SCOPES, USUAL, Key, Scope, checked_scopes, checked_tenant, new_token
+from headway.keys import (
+    GREATEST_RATE,
+    LEAST_RATE,
+    SCOPES,
+    USUAL,
+    Key,
+    Scope,
+    checked_scopes,
+    checked_tenant,
+    new_token,
+)
 from headway.rendering import optional_time
+from headway.tenants import GREATEST_WEIGHT, LEAST_WEIGHT
 
 
 class KeyBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -23,6 +34,8 @@ class KeyBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
     name: Annotated[str, Meta(max_length=200)] = ""
     tenant: str | None = None  # the caller's own
     scopes: Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=len(SCOPES))] = USUAL
+    rate: Annotated[float, Meta(ge=LEAST_RATE, le=GREATEST_RATE)] | None = None
+    weight: Annotated[float, Meta(ge=LEAST_WEIGHT, le=GREATEST_WEIGHT)] | None = None  # of the tenant, from now on
 
 
 _decoder = msgspec.json.Decoder(KeyBody)
@@ -40,7 +53,11 @@ async def create_key(service: Service, call: Call) -> Answer:
         raise Problem.invalid("NUL characters cannot be stored.", pointer="/name")
     scopes = checked_scopes(body.scopes)
     token = new_token()
-    key = await service.threads.run(lambda: service.keys.add(token, tenant_id=tenant, scopes=scopes, name=body.name))
+    if (weight := body.weight) is not None:
+        await service.threads.run(lambda: service.tenants.weigh(tenant, weight))
+    key = await service.threads.run(
+        lambda: service.keys.add(token, tenant_id=tenant, scopes=scopes, name=body.name, rate=body.rate)
+    )
     with contextlib.suppress(StorageUnavailable):  # the key is made, and must be shown now or never
         await service.access.refresh()
     made = json_answer({**_shown(key), "key": token}, 201)
@@ -71,6 +88,8 @@ def _shown(key: Key) -> dict[str, Any]:
         "tenant": key.tenant_id,
         "scopes": key.scopes,
         "prefix": key.prefix,
+        "rate": key.rate,
+        "weight": key.weight,
         "created_at": rfc3339(key.created_at),
         "revoked_at": optional_time(key.revoked_at),
     }

@@ -25,11 +25,19 @@ HINTS_DROPPED = Counter(
     "headway_api_hints_dropped",
     "Hints that Redis did not take. Their predictions are accepted and start seconds later, found in SQL.",
 )
+REFUSED = Counter(
+    "headway_refused",
+    "Requests turned away with 429, by reason: `queue_full` (max_queue), `rate_limited` (the rate of a key).",
+    ["reason"],
+)
 WAITERS_FOUND_LATE = Counter(
     "headway_api_waiters_found_late",
     "Ended predictions that a waiting caller found in SQL, not by a notice. Rising: Redis is away or notices are lost.",
 )
 EVENT_STREAMS = Gauge("headway_api_event_streams", "Streams of events that clients have open here.")
+
+for _reason in ("queue_full", "rate_limited"):
+    REFUSED.labels(_reason)  # shown from the start, so that a rate can be told from nothing
 
 _requests: dict[tuple[str, int], Counter] = {}
 
@@ -41,3 +49,8 @@ def count_request(route: str, status: int) -> None:
     if counter is None:
         counter = _requests[key] = REQUESTS.labels(route, str(status))
     counter.inc()
+
+
+def refused(reason: str) -> None:
+    """`queue_full` or `rate_limited`."""
+    REFUSED.labels(reason).inc()

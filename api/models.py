@@ -6,7 +6,7 @@ import msgspec
 
 from api.answers import Answer, json_answer
 from api.exchange import Call, query_parameters
-from api.registry import ModelView
+from api.registry import ModelView, drain_rate
 from api.service import Service
 from headway import broker
 from headway.registry import Version
@@ -34,19 +34,20 @@ async def list_versions(service: Service, call: Call) -> Answer:
 async def read_queue(service: Service, call: Call) -> Answer:
     """The backlog of a model and of each of its versions; no line is counted beyond 100,000."""
     view = await _fresh(service, call)
-    lines = {version: broker.lines(view.name, version) for version in view.versions}
-    backlog, now = await service.threads.run(
-        lambda: (service.predictions.backlog([line for of in lines.values() for line in of]), service.predictions.now())
-    )
+    backlog, now = await service.threads.run(lambda: _read_backlog(service, view))
     versions = []
     for version, row in view.versions.items():
-        rate = sum((placement.rate for placement in row.placements), 0.0)
-        versions.append(
-            {"version": version, **_backlog([backlog[x] for x in lines[version] if x in backlog], now, rate)}
-        )
-    rate = sum((version["drain_rate"] for version in versions), 0.0)
-    total = _backlog(list(backlog.values()), now, rate)
+        of_version = [one for line, one in backlog.items() if broker.parse_line(line).version == version]
+        versions.append({"version": version, **_backlog(of_version, now, drain_rate(row))})
+    total = _backlog(list(backlog.values()), now, view.drain_rate)
     return json_answer({"object": "queue", "model": view.name, **total, "versions": versions})
+
+
+def _read_backlog(service: Service, view: ModelView) -> tuple[dict[str, Backlog], int]:
+    """By line, and the database's clock."""
+    classes = service.tenants.classes()
+    lines = [line for version in view.versions for line in broker.lines(view.name, version, classes)]
+    return service.predictions.backlog(lines), service.predictions.now()
 
 
 async def _fresh(service: Service, call: Call) -> ModelView:

@@ -31,7 +31,9 @@ async def predict(service: Service, call: Call) -> Answer:
     wait = preferred_wait(call.headers.get(b"prefer", b""))
     target = await service.registry.resolve(call.params["model"], call.params.get("version"), call.params.get("alias"))
     instances = await read_predict(call, service.settings.max_body_bytes)
-    rows = [_row(call, target, i, bytes(raw), value) for i, (raw, value) in enumerate(instances)]
+    line = target.line(_PRIORITY, await service.classes.of(call.tenant))
+    rows = [_row(call, target, line, i, bytes(raw), value) for i, (raw, value) in enumerate(instances)]
+    await service.capacity.admit(target, len(rows))
     ids = [row.id for row in rows]
     waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive)
     try:
@@ -56,7 +58,7 @@ async def predict(service: Service, call: Call) -> Answer:
     raise _problem(service, ids, ended, canceled)
 
 
-def _row(call: Call, target: Target, index: int, body: bytes, value: object) -> NewPrediction:
+def _row(call: Call, target: Target, line: str, index: int, body: bytes, value: object) -> NewPrediction:
     size, shape = target.measure(value, body, f"/instances/{index}")
     return NewPrediction(
         id=new_id(),
@@ -64,7 +66,7 @@ def _row(call: Call, target: Target, index: int, body: bytes, value: object) -> 
         model=target.model,
         version=target.version,
         alias=call.params.get("alias"),
-        line=target.lines[_PRIORITY],
+        line=line,
         priority=_PRIORITY,
         size=size,
         shape=shape,

@@ -17,6 +17,7 @@ from api.waiting import Waiter
 from api.webhooks import receiver
 from headway.clock import new_id
 from headway.rendering import path_of
+from headway.states import Status
 from headway.types import NewPrediction, Prediction
 from headway.webhooks import Events
 from storage.predictions import Held
@@ -37,7 +38,9 @@ async def create(service: Service, call: Call) -> Answer:
     digest = None if key is None else idempotency.digest(call, submission.data)
     try:
         target = await _target(service, call, submission.body)
-        row = _row(service, call, target, submission, key, digest)
+        line = target.line(submission.body.priority, await service.classes.of(call.tenant))
+        row = _row(service, call, target, line, submission, key, digest)
+        await service.capacity.admit(target)
     except Problem:
         # What was accepted once stays so, whatever has become of the model since.
         if key is None or digest is None or (held := await _holder(service, call, key, digest)) is None:
@@ -84,7 +87,13 @@ async def _target(service: Service, call: Call, body: CreateBody) -> Target:
 
 
 def _row(
-    service: Service, call: Call, target: Target, submission: Submission, key: str | None, digest: str | None
+    service: Service,
+    call: Call,
+    target: Target,
+    line: str,
+    submission: Submission,
+    key: str | None,
+    digest: str | None,
 ) -> NewPrediction:
     body = submission.body
     input_ = bytes(body.input)
@@ -99,7 +108,7 @@ def _row(
         model=target.model,
         version=target.version,
         alias=body.alias,
-        line=target.lines[body.priority],
+        line=line,
         priority=body.priority,
         size=size,
         shape=shape,
@@ -156,7 +165,8 @@ async def read(service: Service, call: Call) -> Answer:
     input_ = None
     if with_input:
         input_ = await service.threads.run(lambda: service.predictions.read_input(id_, call.tenant))
-    return prediction_answer(200, row, service.settings.public_url, extra, input_)
+    place = await service.places.of(row) if row.status is Status.QUEUED else None
+    return prediction_answer(200, row, service.settings.public_url, extra, input_, place)
 
 
 async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, wait: int) -> Prediction:

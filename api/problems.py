@@ -135,6 +135,16 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Output invalid",
         "The model answered one or more instances with what is no finite JSON. `predictions` says which.",
     ),
+    "queue_full": (
+        429,
+        "Queue full",
+        "As many predictions wait for the model as its max_queue allows. Nothing was stored. Wait as Retry-After says.",
+    ),
+    "rate_limited": (
+        429,
+        "Rate limited",
+        "The key makes more requests a second than it may. Retry-After says when it may again.",
+    ),
     "headers_too_large": (
         431,
         "Request header fields too large",

@@ -3,10 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
+
+
+def seen(task: "asyncio.Task[Any]") -> None:
+    """A task's last callback, so that a failure is not reported as unseen when everybody who waited for it has left."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def keep_fresh(refresh: Callable[[], Awaitable[None]], what: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from api.problems import Problem
-from api.refreshing import keep_fresh
+from api.refreshing import keep_fresh, seen
 from api.threads import PATIENCE_S, Threads
 from headway import broker
 from headway.errors import InputRefused, StorageUnavailable
@@ -24,8 +24,8 @@ class Target:
         "at_most",
         "checks",
         "inputs",
-        "lines",
         "max_attempts",
+        "max_queue",
         "model",
         "size_by",
         "state",
@@ -37,12 +37,15 @@ class Target:
         self.model = row.model
         self.version = row.version
         self.state = row.state
-        self.lines = tuple(broker.line(row.model, row.version, priority) for priority in range(10))
         self.at_most = row.manifest.batching.max_batch_size
+        self.max_queue = row.manifest.batching.max_queue
         self.max_attempts = row.manifest.limits.max_attempts
         self.timeout_s = row.manifest.limits.timeout_s
         self.inputs = row.manifest.inputs
         self.size_by = row.manifest.batching.size
+
+    def line(self, priority: int, tenant_class: int) -> str:
+        return broker.line(self.model, self.version, priority, tenant_class)
 
     def measure(self, value: object, body: bytes, pointer: str) -> tuple[int, str | None]:
         """(size, shape) of an input. Raises Problem where it does not fit; `pointer` is where it stands in the body."""
@@ -69,6 +72,11 @@ class ModelView:
     aliases: Mapping[str, str]
     latest: str  # what a submission without version or alias goes to
 
+    @property
+    def drain_rate(self) -> float:
+        """Predictions that end per second, lately, over all workers."""
+        return sum(drain_rate(row) for row in self.versions.values())
+
     @classmethod
     def of(cls, name: str, rows: Iterable[Version]) -> "ModelView":
         ordered = sorted(rows, key=_age)
@@ -79,6 +87,11 @@ class ModelView:
             aliases=ordered[-1].manifest.aliases,
             latest=max(ordered, key=lambda row: (_READINESS[row.state], _age(row))).version,
         )
+
+
+def drain_rate(row: Version) -> float:
+    """Of one version."""
+    return sum((placement.rate for placement in row.placements), 0.0)
 
 
 #: The latest ready version; where none is, one that may still become ready.
@@ -117,7 +130,7 @@ class Registry:
         """
         if self._again is None:
             self._again = asyncio.get_running_loop().create_task(self._after(self._refresh))
-            self._again.add_done_callback(_look)
+            self._again.add_done_callback(seen)
         done, _ = await asyncio.wait((self._again,), timeout=PATIENCE_S)
         if not done:
             raise StorageUnavailable("the registry cannot be read")
@@ -163,12 +176,6 @@ class Registry:
 
     def close(self) -> None:
         self._thread.close()
-
-
-def _look(task: asyncio.Task[None]) -> None:
-    """So that a failure is not reported as unseen when everybody who waited for it has left."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _known(view: ModelView, version: str | None, alias: str | None) -> bool:

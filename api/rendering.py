@@ -4,7 +4,7 @@ import msgspec
 
 from api.answers import JSON_HEADERS, Answer, Headers
 from headway.notices import Ended
-from headway.rendering import prediction_json
+from headway.rendering import Place, prediction_json
 from headway.states import Status
 from headway.types import NewPrediction, Prediction
 from headway.webhooks import WebhookStatus
@@ -79,10 +79,15 @@ def etag(row: Prediction) -> bytes:
 
 
 def prediction_answer(
-    status: int, row: Prediction, public_url: str, extra: Headers, input_: bytes | None = None
+    status: int,
+    row: Prediction,
+    public_url: str,
+    extra: Headers,
+    input_: bytes | None = None,
+    place: Place | None = None,
 ) -> Answer:
     headers = (*JSON_HEADERS, (b"etag", b'W/"%b"' % etag(row)), *extra)
-    return Answer(status, prediction_json(row, public_url, input_), headers)
+    return Answer(status, prediction_json(row, public_url, input_, place=place), headers)
 
 
 def not_modified(row: Prediction, extra: Headers) -> Answer:

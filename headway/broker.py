@@ -3,6 +3,7 @@
 | key                        | type | meaning, life                                                              |
 | -------------------------- | ---- | -------------------------------------------------------------------------- |
 | `headway:{model}@{v}:{s}`  | list | a line: envelopes of hints; LPUSH at the tail, BRPOP from the head (right)   |
+| `headway:{model}@{v}:{s}.{c}` |   | the same for tenants of class c; class 0 has the plain name                |
 | `headway:notices`          | chan | ended predictions, see `headway.notices`; `headway:cancels` beside it        |
 | `headway:reports…`         | list | progress and partial outputs, see `headway.reports`                        |
 | `_kombu.*`, `*.pidbox`     | –    | Celery's own: remote control and events                                    |
@@ -12,8 +13,8 @@ losing one costs seconds, never a prediction.
 """
 
 import urllib.parse
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,21 +33,37 @@ def step(priority: int) -> int:
     return 0 if priority <= 2 else 1 if priority <= 6 else 2
 
 
-def line(model: str, version: str, priority: int) -> str:
+class Line(NamedTuple):
+    """What the name of a line says."""
+
+    model: str
+    version: str
+    step: int
+    tenant_class: int
+
+
+def line(model: str, version: str, priority: int, tenant_class: int = 0) -> str:
     """The Redis list of a model version's predictions of this priority; also the Celery queue's name."""
-    return f"{PREFIX}{model}@{version}:{step(priority)}"
+    return _name(model, version, step(priority), tenant_class)
 
 
-def lines(model: str, version: str) -> list[str]:
+def lines(model: str, version: str, classes: Iterable[int] = (0,)) -> list[str]:
     """All lines of a model version, most urgent first."""
-    return [f"{PREFIX}{model}@{version}:{s}" for s in STEPS]
+    classes = list(classes)
+    return [_name(model, version, s, tenant_class) for s in STEPS for tenant_class in classes]
 
 
-def parse_line(name: str) -> tuple[str, str, int]:
-    """(model, version, step) of a line. Model names admit no `@` and versions no `:`."""
-    versioned, _, s = name.removeprefix(PREFIX).rpartition(":")
+def _name(model: str, version: str, step: int, tenant_class: int) -> str:
+    suffix = f".{tenant_class}" if tenant_class else ""
+    return f"{PREFIX}{model}@{version}:{step}{suffix}"
+
+
+def parse_line(name: str) -> Line:
+    """Model names admit no `@` and versions no `:`."""
+    versioned, _, place = name.removeprefix(PREFIX).rpartition(":")
     model, _, version = versioned.partition("@")
-    return model, version, int(s)
+    s, _, tenant_class = place.partition(".")
+    return Line(model, version, int(s), int(tenant_class or 0))
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +92,7 @@ def envelopes(
     line: str, hints: Sequence[tuple[int, Hint]], *, at_most: int, coming: int = 0
 ) -> list[tuple[str, bytes]]:
     """(envelope id, wire form) for the (priority, hint) pairs of one line, given oldest first."""
-    model, version, _ = parse_line(line)
+    model, version, *_ = parse_line(line)
     name = f"{model}@{version}"
     made = []
     for start in range(0, len(hints), at_most):

@@ -30,6 +30,9 @@ PREFIX_LENGTH = 11
 #: A key chosen by an operator: at least 128 bits beyond the prefix, if it is random and hexadecimal.
 _LEAST, _MOST = 43, 512
 
+#: Requests a second that a key may be limited to.
+LEAST_RATE, GREATEST_RATE = 0.001, 1e6
+
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -46,6 +49,8 @@ class Key:
     digest: str  # SHA-256, hexadecimal
     created_at: int
     revoked_at: int | None
+    weight: float = 1.0  # of its tenant
+    rate: float | None = None  # requests a second it may make of each API process; None: as many as it likes
 
     @property
     def grants(self) -> frozenset[Scope]:
@@ -78,6 +83,13 @@ def checked_tenant(tenant: str) -> str:
     if not _TENANT.fullmatch(tenant):
         raise SettingsError(f"a tenant is up to 64 lower-case letters, digits and . _ -, and not {tenant[:80]!r}")
     return tenant
+
+
+def checked_rate(rate: float) -> float:
+    """Raises SettingsError."""
+    if not LEAST_RATE <= rate <= GREATEST_RATE:
+        raise SettingsError(f"a rate is {LEAST_RATE:g} to {GREATEST_RATE:g} requests a second, and not {rate:g}")
+    return rate
 
 
 def checked_scopes(scopes: Iterable[str]) -> tuple[Scope, ...]:

@@ -26,6 +26,13 @@ class Metrics(msgspec.Struct, frozen=True):
     batch_size: int | None
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where it stands while it is queued, as of a second ago at most. Null: beyond 10,000, or not known."""
+
+    position: int | None  # how many are ahead of it, in its own line and in more urgent ones
+    eta_seconds: float | None  # until it is done, if things go on as lately
+
+
 class Progress(msgspec.Struct, frozen=True):
     """What the model last said of itself: the share that is done, 0 to 1."""
 
@@ -60,6 +67,7 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     metadata: dict[str, str]
     progress: Progress | msgspec.Raw | None
+    queue: Place | None
     created_at: str
     started_at: str | None
     completed_at: str | None
@@ -86,8 +94,9 @@ def prediction_json(
     *,
     output_omitted: bool = False,
     listed: bool = False,
+    place: Place | None = None,
 ) -> bytes:
-    """`listed`: as a list shows it, without its output."""
+    """`listed`: as a list shows it, without its output. `place`: where it stands in its line, if that is to be told."""
     path = path_of(row.id, public_url)
     error = row.error
     body = PredictionBody(
@@ -106,6 +115,7 @@ def prediction_json(
         priority=row.priority,
         metadata=row.metadata,
         progress=None if row.progress is None else msgspec.Raw(row.progress),
+        queue=place,
         created_at=time_of(row.created_at),
         started_at=optional_time(row.started_at),
         completed_at=optional_time(row.completed_at),

@@ -18,7 +18,7 @@ class NewPrediction:
     model: str
     version: str
     alias: str | None
-    line: str  # `broker.line(model, version, priority)`
+    line: str  # `broker.line(model, version, priority, tenant_class)`
     priority: int  # 0 first … 9
     size: int  # bytes of the input, elements of its arrays, or 1: what the lane's cost counts
     shape: str | None  # the free dimensions of typed inputs; unequal shapes never share a micro-batch

@@ -422,13 +422,22 @@ def create(
         typer.Option(envvar="HEADWAY_KEY_SCOPES", help=f"One of {', '.join(SCOPES)}; may be given more than once."),
     ] = None,
     name: Annotated[str, typer.Option(envvar="HEADWAY_KEY_NAME", help="To know it by in lists.")] = "",
+    rate: Annotated[
+        float | None,
+        typer.Option(envvar="HEADWAY_KEY_RATE", help="Requests a second it may make of each API process; else any."),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(envvar="HEADWAY_KEY_WEIGHT", help="The tenant's share beside other tenants', from now on; 1."),
+    ] = None,
     data: DataOption = Path(".headway"),
     database_url: DatabaseOption = None,
 ) -> None:
     """Make a key, for `predict` and `read` if no scope is given. It is printed once, alone on stdout."""
     from launch.keys import create
 
-    print(create(_database_url(database_url, data), tenant, scope or USUAL, name), flush=True)
+    url = _database_url(database_url, data)
+    print(create(url, tenant, scope or USUAL, name, rate=rate, weight=weight), flush=True)
 
 
 @keys.command("list")

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from headway.clock import new_id
 from headway.keys import PREFIX_LENGTH, Key, Scope, digest_of
 from storage.engine import Database
+from storage.tenants import admit
 
 
 class Keys:
@@ -16,8 +17,11 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, token: str, *, tenant_id: str, scopes: Sequence[Scope], name: str) -> Key:
-        """The row of this key. One that is there already stays as it is, revoked if it was revoked."""
+    def add(self, token: str, *, tenant_id: str, scopes: Sequence[Scope], name: str, rate: float | None = None) -> Key:
+        """The row of this key. One that is there already stays as it is, revoked if it was revoked.
+
+        With a tenant's first key the tenant gets its class.
+        """
         id_, digest = new_id(), digest_of(token)
 
         def once() -> Key:
@@ -31,7 +35,9 @@ class Keys:
                     scopes=" ".join(scopes),
                     prefix=token[:PREFIX_LENGTH],
                     digest=digest,
+                    rate=rate,
                 )
+                admit(self._database, connection, tenant_id)
                 return next(key for key in self._all(connection) if key.digest == digest)
 
         return self._database.retrying(once)
@@ -55,18 +61,30 @@ class Keys:
         return self._database.retrying(once)
 
     def _all(self, connection: Connection) -> list[Key]:
-        return [
-            Key(
-                id=id_,
-                name=name,
-                tenant_id=tenant_id,
-                scopes=cast(tuple[Scope, ...], tuple(scopes.split())),
-                prefix=prefix,
-                digest=digest,
-                created_at=created_at,
-                revoked_at=revoked_at,
-            )
-            for id_, name, tenant_id, scopes, prefix, digest, created_at, revoked_at in self._database.run(
-                connection, "all_keys"
-            )
-        ]
+        return [_key(*row) for row in self._database.run(connection, "all_keys")]
+
+
+def _key(
+    id_: str,
+    name: str,
+    tenant_id: str,
+    scopes: str,
+    prefix: str,
+    digest: str,
+    created_at: int,
+    revoked_at: int | None,
+    rate: float | None,
+    weight: float,
+) -> Key:
+    return Key(
+        id=id_,
+        name=name,
+        tenant_id=tenant_id,
+        scopes=cast(tuple[Scope, ...], tuple(scopes.split())),
+        prefix=prefix,
+        digest=digest,
+        created_at=created_at,
+        revoked_at=revoked_at,
+        rate=rate,
+        weight=weight,
+    )

@@ -5,7 +5,7 @@ status that has not ended. Whoever comes late, however late, changes nothing.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 _metadata = msgspec.json.Decoder(dict[str, str])
 _uuids = msgspec.json.Decoder(list[str])
+_integers = msgspec.json.Decoder(list[int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +205,8 @@ class Predictions:
 
     # Running
 
-    def claim(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
-        """Takes those of `ids` that are queued in one of `lines` and not expired, oldest first.
+    def claim(self, claim: str, worker_id: str, ids: Sequence[str], model: str, version: str) -> list[Claimed]:
+        """Takes those of `ids` that are queued for this version and not expired, oldest first.
 
         `claim` is a fresh UUID, used for one call only. Nothing is taken if the worker is not live. If the answer to
         the COMMIT is lost, the claim is read back by its id; what was taken by a call that raised StorageUnavailable
@@ -214,6 +215,7 @@ class Predictions:
         ids = _valid(ids)
         if not ids:
             return []
+        parameters = {"claim": claim, "worker_id": worker_id, "ids": self._ids(ids), "model": model, "version": version}
         tries = 0
 
         def take() -> list[Claimed]:
@@ -222,9 +224,9 @@ class Predictions:
             if tries > 1 and (before := self._claimed(claim)):
                 return before
             if self._database.dialect == "sqlite":
-                return self._claim_sqlite(claim, worker_id, ids, lines)
+                return self._claim_sqlite(claim, parameters)
             try:
-                return self._claim_postgresql(claim, worker_id, ids, lines)
+                return self._claim_postgresql(parameters)
             except sqlalchemy.exc.IntegrityError:
                 if tries == 1:
                     raise
@@ -232,21 +234,17 @@ class Predictions:
 
         return sorted(self._database.retrying(take), key=lambda row: (row.position, row.id))
 
-    def _claim_sqlite(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
+    def _claim_sqlite(self, claim: str, parameters: dict[str, str]) -> list[Claimed]:
         run = self._database.run
-        parameters = {"claim": claim, "worker_id": worker_id, "ids": self._ids(ids), "lines": _json(lines)}
         with self._database.write(durable=False) as connection:
             if not run(connection, "claim", **parameters).rowcount:
                 return []
             run(connection, "record_claim", **parameters)
             return [_claimed_row(row) for row in self._database.rows(connection, "claimed", claim=claim)]
 
-    def _claim_postgresql(self, claim: str, worker_id: str, ids: Sequence[str], lines: Sequence[str]) -> list[Claimed]:
+    def _claim_postgresql(self, parameters: dict[str, str]) -> list[Claimed]:
         with self._database.write_once(durable=False) as connection:
-            rows = self._database.run(
-                connection, "claim", claim=claim, worker_id=worker_id, ids=self._ids(ids), lines=list(lines)
-            ).all()
-        return [_claimed_row(row) for row in rows]
+            return [_claimed_row(row) for row in self._database.run(connection, "claim", **parameters).all()]
 
     def _claimed(self, claim: str) -> list[Claimed]:
         with self._database.read() as connection:
@@ -599,9 +597,26 @@ class Predictions:
             for priority, id_, size, shape, position in rows
         ]
 
+    def waiting(self, before: Mapping[str, int]) -> set[str]:
+        """Of these lines, those that have a queued row before the position given, expired ones included."""
+        marks = _json([{"line": line, "before": position} for line, position in before.items()])
+        rows = self._read(lambda c: self._database.run(c, "waiting", marks=marks).all()) if before else ()
+        return {line for (line,) in rows}
+
+    def depth(self, lines: Sequence[str], at_most: int) -> int:
+        """How many wait in these lines together, or `at_most` where it is more."""
+        found = self._read(lambda c: self._database.run(c, "depth", lines=self._lines(lines), limit=at_most).scalar())
+        return int(found or 0)
+
+    def first_positions(self, line: str, limit: int) -> list[int]:
+        """The positions of a line's first rows, rising."""
+        return _integers.decode(
+            self._read(lambda c: self._database.run(c, "first_positions", line=line, limit=limit).scalar_one())
+        )
+
     def backlog(self, lines: Sequence[str], *, at_most: int = COUNTED_AT_MOST) -> dict[str, Backlog]:
         """Of each of the lines, empty ones too. None is counted beyond `at_most`: a count costs what it counts."""
-        wanted = _json(lines) if self._database.dialect == "sqlite" else list(lines)
+        wanted = self._lines(lines)
         rows = self._read(lambda c: self._database.run(c, "backlog", lines=wanted, at_most=at_most).all())
         return {line: Backlog(depth, oldest) for line, depth, oldest in rows}
 
@@ -622,6 +637,10 @@ class Predictions:
                 return query(connection)
 
         return self._database.retrying(once)
+
+    def _lines(self, lines: Sequence[str]) -> str | list[str]:
+        """As the dialect takes them."""
+        return _json(lines) if self._database.dialect == "sqlite" else list(lines)
 
     def _ids(self, ids: Sequence[str]) -> str:
         """Valid ids as the dialect takes them: a JSON array, or an array literal (psycopg's own way is slow)."""

@@ -7,10 +7,11 @@ database that is away is no reason to die: the janitor counts beats on its own c
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headway.errors import StorageUnavailable
 from storage.predictions import Predictions, Returned
+from storage.tenants import Tenants
 from storage.workers import Served, Workers
 from workers import metrics
 from workers.claims import Claims
@@ -36,10 +37,13 @@ class Heartbeat:
         publisher: Publisher,
         look_for_cancels: Callable[[], None],
         served: Callable[[], Sequence[Served]],
+        tenants: Tenants,
+        on_classes: Callable[[Mapping[int, float]], None],
     ) -> None:
         """`served`: what each model version has ended here, for its placement.
 
-        `look_for_cancels()`: lets go of what SQL says is being canceled; it may raise StorageUnavailable.
+        `look_for_cancels()`: lets go of what SQL says is being canceled; it may raise StorageUnavailable. `on_classes`
+        hears at every beat of the classes of tenants and their weights.
         """
         self._worker_id = worker_id
         self._workers = workers
@@ -48,6 +52,8 @@ class Heartbeat:
         self._publisher = publisher
         self._look_for_cancels = look_for_cancels
         self._served = served
+        self._tenants = tenants
+        self._on_classes = on_classes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -67,6 +73,7 @@ class Heartbeat:
                     # Declared dead: the claims are given to others. Everything from here on would be turned away.
                     log.critical("this worker was declared dead; it ends")
                     os._exit(70)
+                self._on_classes(self._tenants.classes())
                 if beats % _COMPARE_EVERY == 0:
                     self._give_back_unknown()
                     self._look_for_cancels()

@@ -25,6 +25,7 @@ from headway.settings import Settings
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Predictions
+from storage.tenants import Tenants
 from storage.workers import Workers
 from workers import exposition
 from workers.cancels import Cancels
@@ -61,6 +62,7 @@ def main(
     worker_id = worker_id or new_id()
     database = Database.open(settings.database_url)
     workers, models, predictions = Workers(database), Models(database), Predictions(database)
+    tenants = Tenants(database)
     workers.register(worker_id, device, platform.node(), os.getpid())
     publisher = Publisher(settings.redis_url)
     finisher = Finisher(predictions, publisher)
@@ -85,6 +87,8 @@ def main(
         publisher=publisher,
         look_for_cancels=cancels.look,
         served=lambda: [serving.served() for serving in servings],
+        tenants=tenants,
+        on_classes=lambda classes: intake.learn(classes) if intake is not None else None,
     )
     heartbeat.start()
 
@@ -112,10 +116,9 @@ def main(
         serving.start()
     loaded = [serving for serving in servings if serving.wait_loaded(asked_to_stop)]
 
-    intake = Intake(
-        {line: serving.window for serving in loaded for line in serving.window.lines}, settings.redis_url, publisher
-    )
-    stragglers = Stragglers([serving.window for serving in loaded], predictions)
+    windows = [serving.window for serving in loaded]
+    intake = Intake(windows, tenants.classes(), settings.redis_url, publisher)
+    stragglers = Stragglers(windows, predictions, lambda: intake.classes)
     consumer = threading.Thread(
         target=consume,
         args=(intake, node or f"{device.replace(':', '')}@{platform.node()}", asked_to_stop),

@@ -60,9 +60,13 @@ class Ticket:
 class Intake:
     """The Celery side of a worker."""
 
-    def __init__(self, windows: Mapping[str, Window], redis_url: str, publisher: Publisher) -> None:
-        """`windows` by line."""
-        self._windows = windows
+    def __init__(
+        self, windows: Sequence[Window], classes: Mapping[int, float], redis_url: str, publisher: Publisher
+    ) -> None:
+        """`classes`: those of tenants that are known already, with their weights."""
+        self.classes = classes
+        self._served = windows
+        self._windows: dict[str, Window] = {}  # by line, for every class
         self._publisher = publisher
         self._redis_url = redis_url
         self._tickets: dict[str, Ticket] = {}  # by prediction id
@@ -72,7 +76,9 @@ class Intake:
         self._consumer: Any = None  # Celery's, anew after each reconnect
         self._bell = _Bell(redis_url)
         self._order = LineOrder(self._accepts)
-        for window in set(windows.values()):
+        self._order.weights = classes
+        self._windows.update(self._lines_of(classes))
+        for window in windows:
             window.on_room = self._on_room
 
     def celery_app(self) -> Celery:
@@ -83,15 +89,19 @@ class Intake:
             **app.conf.broker_transport_options,
             "queue_order_strategy": self._order,
         }
-        direct = Exchange("", type="direct")
-        app.conf.task_queues = [
-            Queue(name, direct, routing_key=name, no_declare=True) for name in [self._bell.key, *self._windows]
-        ]
+        app.conf.task_queues = [_queue(name) for name in [self._bell.key, *self._windows]]
         app.conf.task_default_queue = self._bell.key
         app.conf.worker_prefetch_multiplier = 0  # no limit: the windows are the limit
         app.register_task(_task(broker.TASK, self._strategy))
         app.register_task(_task(_BELL_TASK, _ignore))
         return app
+
+    def learn(self, classes: Mapping[int, float]) -> None:
+        """The classes of tenants that there are now, with their weights: lines of new ones are fetched from. From any
+        thread, again and again; what comes while there is no connection is done at the next call."""
+        consumer = self._consumer
+        if consumer is not None and consumer.hub is not None and classes != self._order.weights:
+            consumer.hub.call_soon(self._widen, consumer, classes)
 
     def ended(self, ended: dict[str, Ended], ids: Sequence[str]) -> None:
         """These have left the worker, terminal (`ended`) or handed back. From any thread."""
@@ -146,13 +156,34 @@ class Intake:
             self._publisher.requeue((envelope.line, priority, hint) for priority, hint in envelope.hints())
             return
         with self._tickets_lock:  # before the first of them can end
-            new = window.offer(envelope.hints(), coming=envelope.coming)
+            new = window.offer(
+                envelope.hints(), coming=envelope.coming, tenant_class=broker.parse_line(envelope.line).tenant_class
+            )
             ticket = Ticket(id_ or new_id(), envelope.line, len(new), len(new), time.time())
             self._tickets.update(dict.fromkeys(new, ticket))
+        self._order.served(envelope.line, len(new))
 
     def _accepts(self, line: str) -> bool:
         window = self._windows.get(line)
         return window is None or window.accepting
+
+    def _lines_of(self, classes: Iterable[int]) -> dict[str, Window]:
+        classes = list(classes)
+        return {line: window for window in self._served for line in broker.lines(window.model, window.version, classes)}
+
+    def _widen(self, consumer: Any, classes: Mapping[int, float]) -> None:
+        """Fetches from the lines of new classes too; Celery keeps them over a reconnect."""
+        if consumer is not self._consumer or consumer.task_consumer is None:
+            return  # the connection is gone: the next beat asks for it again
+        new = {line: window for line, window in self._lines_of(classes).items() if line not in self._windows}
+        for line in new:
+            consumer.app.amqp.queues.add(_queue(line))
+        self._windows.update(new)
+        for line in new:
+            consumer.add_task_queue(line)
+        self._order.weights = self.classes = classes
+        if new:
+            self._bell.ring()  # a fetch under way does not ask them
 
     def _on_room(self) -> None:
         """A full window has room again. From any thread."""
@@ -179,7 +210,7 @@ class Intake:
 
 def _event(ticket: Ticket, hostname: str) -> dict[str, Any]:
     """All that Flower shows of a task, in the one event that ends it. Failed is a hint of which nothing succeeded."""
-    model, version, _ = broker.parse_line(ticket.line)
+    model, version, *_ = broker.parse_line(ticket.line)
     summary = f"{ticket.succeeded} ok, {ticket.failed} failed"
     failed = ticket.failed > 0 and ticket.succeeded == 0
     return {
@@ -204,17 +235,44 @@ def _event(ticket: Ticket, hostname: str) -> dict[str, Any]:
     }
 
 
+@dataclass(slots=True)
+class _Queue:
+    """The lines of one model version and step, of which each class of tenants has one."""
+
+    step: int
+    fetched: int = 0  # when an envelope last came from it
+    clock: float = 0.0  # virtual: where the line that was served last began
+
+
+@dataclass(slots=True)
+class _Line:
+    name: str
+    queue: _Queue
+    tenant_class: int
+    fetched: int = 0
+    end: float = 0.0  # virtual: ids served, divided by the weight
+
+    @property
+    def start(self) -> float:
+        """A line that was empty for a while begins where the others are, and saves nothing up."""
+        return max(self.end, self.queue.clock)
+
+
 class LineOrder:
     """Which lines the next BRPOP asks, and in which order: kombu's queue cycle.
 
-    Most urgent step first, in turn within a step; every tenth time whoever waited longest. Full windows are left out.
+    Most urgent step first, and model versions in turn within a step; every tenth time whatever step of a version waited
+    longest. Among the classes of tenants the one that has had least for its weight (start-time fair queueing).
+    Full windows are left out.
     """
 
     def __init__(self, accepts: Callable[[str], bool]) -> None:
         self._accepts = accepts
-        self._names: list[str] = []
-        self._last_served: dict[str, int] = {}
+        self._lines: dict[str, _Line] = {}  # all there ever were: a new channel begins without any
+        self._present: list[_Line] = []
+        self._queues: dict[tuple[str, str, int], _Queue] = {}
         self._fetches = 0
+        self.weights: Mapping[int, float] = {}  # of the classes
         self.left_out = False  # whether the last fetch passed a line over
 
     def __call__(self) -> "LineOrder":
@@ -226,22 +284,40 @@ class LineOrder:
         return type(self).__name__
 
     def update(self, names: Iterable[str]) -> None:
-        self._names = list(names)
+        self._present = [self._line(name) for name in names]
 
     def consume(self, count: int) -> list[str]:
         self._fetches += 1
-        asked = [name for name in self._names if self._accepts(name)]
-        self.left_out = len(asked) < len(self._names)
+        asked = [line for line in self._present if self._accepts(line.name)]
+        self.left_out = len(asked) < len(self._present)
         if self._fetches % _FAIR_EVERY == 0:
-            return sorted(asked, key=self._served)
-        return sorted(asked, key=lambda name: (_step(name), self._served(name)))
+            asked.sort(key=lambda line: (line.queue.fetched, line.start, line.fetched))
+        else:
+            asked.sort(key=lambda line: (line.queue.step, line.queue.fetched, line.start, line.fetched))
+        return [line.name for line in asked]
 
     def rotate(self, last_used: str) -> str:
-        self._last_served[last_used] = self._fetches
+        line = self._line(last_used)
+        line.fetched = line.queue.fetched = self._fetches
+        line.queue.clock = line.start
         return last_used
 
-    def _served(self, name: str) -> int:
-        return self._last_served.get(name, 0)
+    def served(self, name: str, count: int) -> None:
+        """So many ids came with the envelope that was fetched last."""
+        line = self._line(name)
+        line.end = line.start + count / self.weights.get(line.tenant_class, 1.0)
+
+    def _line(self, name: str) -> _Line:
+        line = self._lines.get(name)
+        if line is None:
+            line = self._lines[name] = self._new(name)
+        return line
+
+    def _new(self, name: str) -> _Line:
+        if not name.startswith(broker.PREFIX):
+            return _Line(name, _Queue(-1), 0)  # the doorbell, before everything
+        model, version, step, tenant_class = broker.parse_line(name)
+        return _Line(name, self._queues.setdefault((model, version, step), _Queue(step)), tenant_class)
 
 
 class _Bell:
@@ -265,9 +341,8 @@ class _Bell:
         self._redis.close()
 
 
-def _step(name: str) -> int:
-    """The doorbell before everything."""
-    return broker.parse_line(name)[2] if name.startswith(broker.PREFIX) else -1
+def _queue(line: str) -> Queue:
+    return Queue(line, Exchange("", type="direct"), routing_key=line, no_declare=True)
 
 
 def _task(name: str, strategy: Callable[..., Callable[..., None]]) -> AnyTask:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -22,6 +22,7 @@ from headway.types import Hint
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import GivenBack, Predictions
+from storage.tenants import Tenants
 from storage.workers import Workers
 from workers import metrics
 from workers.marks import Marks
@@ -59,6 +60,7 @@ class Janitor:
         self._predictions = Predictions(database)
         self._workers = Workers(database)
         self._models = Models(database)
+        self._tenants = Tenants(database)
         self._redis = client
         self._publisher = publisher
         self._marks = marks or Marks()
@@ -108,7 +110,7 @@ class Janitor:
             if not given.queued and not given.ended:
                 break
             for line, count in Counter(line for line, _, _ in given.queued).items():
-                model, version, _ = broker.parse_line(line)
+                model, version, *_ = broker.parse_line(line)
                 metrics.lost_attempts((model, version), "worker_dead", count)
             log.warning("%d predictions of dead workers are queued again", len(given.queued))
         self._workers.forget_dead()
@@ -139,21 +141,26 @@ class Janitor:
         """Republish what has left Redis without being claimed."""
         with contextlib.suppress(redis.RedisError):  # away: nothing to compare, and nothing to publish to
             now = self._clock()
-            for version in self._models.all():
-                for line in broker.lines(version.model, version.version):
-                    if (mark := self._marks.due(line, now)) is not None:
-                        self._recover(line, mark)
-                    self._marks.note(line, now, self._mark(line))
+            classes = self._tenants.classes()
+            lines = [line for v in self._models.all() for line in broker.lines(v.model, v.version, classes)]
+            due = {line: mark for line in lines if (mark := self._marks.due(line, now)) is not None}
+            waiting = self._predictions.waiting(due)
+            for line, mark in due.items():
+                if line in waiting:
+                    self._recover(line, mark)
+            heads, now = self._heads(lines), self._clock()
+            for line, mark in heads.items():
+                self._marks.note(line, now, mark)
 
-    def _mark(self, line: str) -> int:
-        """The position of the oldest hint in Redis; where there is none, two seconds before now."""
-        database_now = self._predictions.now()
-        oldest = self._redis.lindex(line, -1)
-        if oldest is None:
-            return database_now - int(PERIOD_S * 1e6)
-        assert isinstance(oldest, bytes)
-        position = broker.position_of(oldest)
-        return database_now - int(PERIOD_S * 1e6) if position is None else position
+    def _heads(self, lines: Sequence[str]) -> dict[str, int]:
+        """The position of each line's oldest hint in Redis; where there is none, two seconds before now."""
+        empty = self._predictions.now() - int(PERIOD_S * 1e6)  # read before Redis is, which errs to the patient side
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for line in lines:
+                pipeline.lindex(line, -1)
+            oldest = pipeline.execute() if lines else []
+        positions = [None if message is None else broker.position_of(message) for message in oldest]
+        return {line: empty if position is None else position for line, position in zip(lines, positions, strict=True)}
 
     def _recover(self, line: str, mark: int) -> None:
         lost: list[tuple[int, Hint]] = self._predictions.oldest_queued(line, _RECOVER_AT_MOST, before=mark)
@@ -165,5 +172,5 @@ class Janitor:
             messages = [wire for _, wire in broker.envelopes(line, lost[start : start + _PAGE], at_most=64)]
             self._redis.rpush(line, *messages[::-1])
         self._marks.forget(line)
-        model, version, _ = broker.parse_line(line)
+        model, version, *_ = broker.parse_line(line)
         metrics.recovered_hints((model, version), len(lost))

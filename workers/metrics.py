@@ -94,7 +94,7 @@ def became_terminal(version: Version, ended: dict[str, Ended]) -> None:
 def given_back(given: GivenBack) -> None:
     """What others had claimed: some became terminal by being given back."""
     for id_, one in given.ended.items():
-        model, version, _ = broker.parse_line(given.lines[id_])
+        model, version, *_ = broker.parse_line(given.lines[id_])
         became_terminal((model, version), {id_: one})
 
 

@@ -230,7 +230,7 @@ class Runner:
             claim = new_id()
             self._claims.open(claim, ids)
             try:
-                rows = self._predictions.claim(claim, self._worker_id, ids, self._window.lines)
+                rows = self._predictions.claim(claim, self._worker_id, ids, *self._labels)
                 break
             except StorageUnavailable as error:
                 self._claims.drop(claim)

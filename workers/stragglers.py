@@ -8,8 +8,9 @@ and then, only while idle; a row that another worker's hint brings too is claime
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from headway import broker
 from headway.errors import StorageUnavailable
 from storage.predictions import Predictions
 from workers.window import Window
@@ -24,9 +25,14 @@ _AGE_US = 1_000_000
 class Stragglers:
     """One thread for all windows of a worker."""
 
-    def __init__(self, windows: Sequence[Window], predictions: Predictions) -> None:
+    def __init__(
+        self, windows: Sequence[Window], predictions: Predictions, classes: Callable[[], Iterable[int]]
+    ) -> None:
+        """`classes`: those of tenants that are known now."""
         self._windows = windows
         self._predictions = predictions
+        self._classes = classes
+        self._asked = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stragglers", daemon=True)
 
@@ -49,9 +55,19 @@ class Stragglers:
                 log.debug("sql is away: %s", error)
 
     def _ask(self, window: Window, before: int) -> None:
-        for line in window.lines:
-            found = self._predictions.oldest_queued(line, window.max_batch_size, before=before)
-            if not found:
-                continue
-            window.offer(found)
-            return
+        lines = broker.lines(window.model, window.version, self._turned())
+        waiting = self._predictions.waiting(dict.fromkeys(lines, before))
+        for line in lines:
+            found = (
+                self._predictions.oldest_queued(line, window.max_batch_size, before=before) if line in waiting else ()
+            )
+            if found:
+                window.offer(found, tenant_class=broker.parse_line(line).tenant_class)
+                return
+
+    def _turned(self) -> list[int]:
+        """The classes, each time with another one in front: within a step they are served in turn."""
+        classes = list(self._classes())
+        self._asked += 1
+        turn = self._asked % len(classes)
+        return classes[turn:] + classes[:turn]

@@ -24,7 +24,6 @@ class Window:
         depth = 2 if batching.size == "none" else 8
         self.model = model
         self.version = version
-        self.lines = broker.lines(model, version)
         self.max_batch_size = batching.max_batch_size
         self.offered_at = 0.0  # monotonic; when a hint last came in
         self._lane = Lane(
@@ -53,10 +52,13 @@ class Window:
     def room(self) -> int:
         return self._lane.room
 
-    def offer(self, hints: Iterable[tuple[int, Hint]], *, coming: int = 0) -> list[str]:
-        """Takes (priority, hint) pairs in; the ids that were new here. A closed window takes nothing."""
+    def offer(self, hints: Iterable[tuple[int, Hint]], *, coming: int = 0, tenant_class: int = 0) -> list[str]:
+        """Takes (priority, hint) pairs of one line in; the ids that were new here. A closed window takes nothing."""
         now = time.monotonic()
-        items = [Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now) for priority, hint in hints]
+        items = [
+            Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now, tenant_class)
+            for priority, hint in hints
+        ]
         with self._changed:
             if not self.open:
                 return []
@@ -112,5 +114,5 @@ class Window:
 
     def hint_of(self, item: Waiting) -> tuple[str, Hint]:
         """(line, hint) to put an item back with."""
-        line = broker.line(self.model, self.version, item.priority)
+        line = broker.line(self.model, self.version, item.priority, item.tenant_class)
         return line, Hint(id=item.id, size=item.size, shape=item.shape, position=item.position)

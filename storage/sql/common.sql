@@ -171,14 +171,31 @@ INSERT INTO leases (name, holder, until) VALUES (:lease, :holder, :now + :durati
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 WHERE leases.holder = excluded.holder OR leases.until < :now;
 
+-- admit_tenant
+-- Classes are given in turn. Two tenants that come at the same moment may get the same one, which does no harm.
+-- SQLite reads ON after a FROM as a join's without the WHERE.
+INSERT INTO tenants (tenant_id, class) SELECT CAST(:tenant_id AS text), count(*) % :classes FROM tenants WHERE true
+ON CONFLICT (tenant_id) DO NOTHING;
+
+-- class_of
+SELECT class FROM tenants WHERE tenant_id = :tenant_id;
+
+-- weigh_tenant
+UPDATE tenants SET weight = :weight WHERE tenant_id = :tenant_id;
+
+-- classes
+SELECT class, max(weight) FROM tenants GROUP BY class ORDER BY class;
+
 -- add_key
 -- A key is known by its digest: the bootstrap key is added at every start, and stays revoked once it is.
-INSERT INTO keys (id, name, tenant_id, scopes, prefix, digest, created_at)
-VALUES (:id, :label, :tenant_id, :scopes, :prefix, :digest, :now)
+INSERT INTO keys (id, name, tenant_id, scopes, prefix, digest, created_at, rate)
+VALUES (:id, :label, :tenant_id, :scopes, :prefix, :digest, :now, :rate)
 ON CONFLICT DO NOTHING;
 
 -- all_keys
-SELECT id, name, tenant_id, scopes, prefix, digest, created_at, revoked_at FROM keys ORDER BY created_at, id;
+SELECT id, name, k.tenant_id, scopes, prefix, digest, created_at, revoked_at, rate, coalesce(weight, 1)
+FROM keys k LEFT JOIN tenants t ON t.tenant_id = k.tenant_id
+ORDER BY created_at, id;
 
 -- revoke_key
 UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;

@@ -43,7 +43,8 @@ DELETE FROM inputs i WHERE id = ANY(:ids::uuid[]) AND NOT EXISTS (SELECT FROM pr
 -- the marker `queued`: with that a planner that believes the queue to be short would walk all of it.
 WITH c AS MATERIALIZED (
     SELECT id FROM predictions
-    WHERE id = ANY(:ids::uuid[]) AND status = 0 AND line = ANY(:lines::text[]) AND (expires_at IS NULL OR expires_at > :now)
+    WHERE id = ANY(:ids::uuid[]) AND status = 0 AND model = :model AND version = :version
+        AND (expires_at IS NULL OR expires_at > :now)
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
 k AS (
     INSERT INTO claims (id, worker_id, ids, at)
@@ -201,6 +202,22 @@ FROM predictions WHERE id = ANY(:ids::uuid[]);
 SELECT priority, id::text, size, shape, position FROM predictions
 WHERE queued AND line = :line AND position < :before AND (expires_at IS NULL OR expires_at > :now)
 ORDER BY position, predictions.id LIMIT :limit;
+
+-- waiting
+-- Which of some lines have a queued row before a position, one step of the index each; the ORDER BY keeps the planner
+-- from walking all that is queued.
+SELECT r.line FROM json_to_recordset(:marks::json) AS r (line text, before bigint)
+CROSS JOIN LATERAL (
+    SELECT 1 FROM predictions p WHERE p.queued AND p.line = r.line AND p.position < r.before
+    ORDER BY p.position, p.id LIMIT 1) f;
+
+-- depth
+-- How many wait in some lines, counted no further than a limit.
+SELECT count(*) FROM (SELECT FROM predictions WHERE queued AND line = ANY(:lines::text[]) LIMIT :limit) f;
+
+-- first_positions
+SELECT coalesce(json_agg(position), '[]')::text FROM (
+    SELECT position FROM predictions WHERE queued AND line = :line ORDER BY position, predictions.id LIMIT :limit) f;
 
 -- backlog
 -- Counted so far and no further: a deep line costs no more than a busy one.

@@ -32,8 +32,7 @@ DELETE FROM inputs WHERE id IN (SELECT value FROM json_each(:ids))
 -- not by the marker `queued`: with that a planner that believes the queue to be short would walk all of it.
 UPDATE predictions SET status = 1, queued = NULL, attempt = attempt + 1, revision = revision + 1, claim = :claim,
     started_at = :now, expires_at = NULL
-WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 0
-    AND line IN (SELECT value FROM json_each(:lines))
+WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 0 AND model = :model AND version = :version
     AND (expires_at IS NULL OR expires_at > :now)
     AND EXISTS (SELECT 1 FROM workers WHERE id = :worker_id AND state = 'live');
 
@@ -169,6 +168,21 @@ SELECT json_group_array(json_array(priority, id, size, shape, position)) FROM (
     SELECT priority, id, size, shape, position FROM predictions
     WHERE queued AND line = :line AND position < :before AND (expires_at IS NULL OR expires_at > :now)
     ORDER BY position, id LIMIT :limit);
+
+-- waiting
+-- Which of some lines have a queued row before a position, one step of the index each.
+SELECT r.value ->> 'line' FROM json_each(:marks) r
+WHERE EXISTS (
+    SELECT 1 FROM predictions WHERE queued AND line = r.value ->> 'line' AND position < r.value ->> 'before');
+
+-- depth
+-- How many wait in some lines, counted no further than a limit.
+SELECT count(*) FROM (
+    SELECT 1 FROM predictions WHERE queued AND line IN (SELECT value FROM json_each(:lines)) LIMIT :limit);
+
+-- first_positions
+SELECT json_group_array(position) FROM (
+    SELECT position FROM predictions WHERE queued AND line = :line ORDER BY position, id LIMIT :limit);
 
 -- backlog
 -- Counted so far and no further: a deep line costs no more than a busy one.

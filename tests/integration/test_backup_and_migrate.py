@@ -51,7 +51,7 @@ class Traffic:
     def _carry(self, ids: list[str], rows: list[Any]) -> None:
         self.predictions.insert(rows)
         claim = new_id()
-        taken = self.predictions.claim(claim, "w1", ids, [rows[0].line])
+        taken = self.predictions.claim(claim, "w1", ids, "digits", "1")
         outcomes = [Outcome(id=row.id, output=row.body) for row in taken]
         self.ended += self.predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=True)])
 

@@ -58,9 +58,9 @@ def test_a_crash_takes_no_claim_back_that_a_receiver_was_told_of(forgetful: Any)
         predictions.insert([told, untold])
 
         claims = [new_id(), new_id()]
-        predictions.claim(claims[0], "w1", [told.id], LINES)
+        predictions.claim(claims[0], "w1", [told.id], "digits", "1")
         (leased,) = deliveries.lease({RECEIVER: 10}, 0.0)  # a deliverer may send it from here on
-        predictions.claim(claims[1], "w1", [untold.id], LINES)
+        predictions.claim(claims[1], "w1", [untold.id], "digits", "1")
         (forgotten,) = deliveries.of(untold.id, "default")
         crash(forgetful)
 
@@ -71,7 +71,7 @@ def test_a_crash_takes_no_claim_back_that_a_receiver_was_told_of(forgetful: Any)
         assert (rows[untold.id].status, rows[untold.id].attempt) == (Status.QUEUED, 0)
         assert deliveries.of(untold.id, "default") == []
 
-        predictions.claim(new_id(), "w1", [untold.id], LINES)
+        predictions.claim(new_id(), "w1", [untold.id], "digits", "1")
         again = {one.prediction.id: one for one in deliveries.lease({RECEIVER: 10}, 60)}
         assert again[told.id].id == leased.id
         assert again[told.id].prediction == leased.prediction

@@ -21,12 +21,14 @@ from headway.types import Claimed, Hint, NewPrediction, Outcome
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Finished, Predictions, Returned
+from storage.tenants import Tenants
 from storage.workers import Workers
 from workers.janitor import PERIOD_S, Janitor
 from workers.publisher import Publisher
 
 MODEL, VERSION = "m", "1"
-LINES = broker.lines(MODEL, VERSION)
+TENANTS = ("default", "acme")
+LINES = broker.lines(MODEL, VERSION, range(len(TENANTS)))
 
 
 @dataclass
@@ -46,6 +48,7 @@ class World:
         self.predictions, self.workers = Predictions(database), Workers(database)
         self.redis = redis.Redis.from_url(redis_url)
         self.redis.flushall()
+        assert [Tenants(database).admit(tenant) for tenant in TENANTS] == [0, 1]
         self.publisher = Publisher(redis_url)
         self.now = 0.0
         self.janitor = Janitor(database, self.redis, self.publisher, clock=lambda: self.now)
@@ -66,14 +69,15 @@ class World:
         rows = []
         for _ in range(rng.randint(1, 6)):
             priority = rng.choice([0, 5, 5, 5, 9])
+            tenant_class = rng.choice([0, 0, 1])
             rows.append(
                 NewPrediction(
                     id=new_id(),
-                    tenant_id="default",
+                    tenant_id=TENANTS[tenant_class],
                     model=MODEL,
                     version=VERSION,
                     alias=None,
-                    line=broker.line(MODEL, VERSION, priority),
+                    line=broker.line(MODEL, VERSION, priority, tenant_class),
                     priority=priority,
                     size=1,
                     shape=None,
@@ -107,7 +111,7 @@ class World:
         if not ids:
             return
         claim = new_id()
-        rows = self.predictions.claim(claim, actor.id, ids, LINES)
+        rows = self.predictions.claim(claim, actor.id, ids, MODEL, VERSION)
         self.dead_claims += len(set(ids)) - len(rows)
         if rows:
             actor.claims[claim] = rows

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from headway import broker
 from headway.clock import new_id
 from headway.states import Status
 from headway.testing import new_prediction
@@ -42,7 +41,7 @@ line = broker.line("digits", "1", 5)
 def step():
     hints = predictions.oldest_queued(line, 40)
     claim = new_id()
-    ids = [row.id for row in predictions.claim(claim, worker, [hint.id for _, hint in hints], [line])]
+    ids = [row.id for row in predictions.claim(claim, worker, [hint.id for _, hint in hints], "digits", "1")]
     outcomes = [Outcome(id=id_, output=b"1") for id_ in ids]
     ended = predictions.finish([Finished(claim=claim, outcomes=outcomes, settled=bool(ids))])
     assert ended.keys() == set(ids)
@@ -235,9 +234,7 @@ def test_finishing_successes_rewrites_no_index_on_postgresql(postgres_url: str) 
     claims = {}
     for start in range(0, 256, 32):
         claim = new_id()
-        claims[claim] = predictions.claim(
-            claim, "w1", [row.id for row in rows[start : start + 32]], broker.lines("digits", "1")
-        )
+        claims[claim] = predictions.claim(claim, "w1", [row.id for row in rows[start : start + 32]], "digits", "1")
     fences = [{"id": row.id, "claim": claim, "status": 3} for claim, taken in claims.items() for row in taken]
 
     with database.write() as connection:

@@ -54,6 +54,9 @@ INDEXES = {
     "purge, none old": {"primary"},
     "record 8": {"primary"},
     "backlog": {"queued"},
+    "waiting": {"queued"},
+    "depth": {"queued"},
+    "first positions": {"queued"},
 }
 #: They hold what was ever submitted. Claims and workers are only what is under way.
 LARGE = ("predictions", "inputs", "deliveries")
@@ -172,6 +175,9 @@ def growing(full_url: str, empty_url: str) -> Iterator[tuple[History, Seen]]:
             Verbs(other, history.began, counted=BOUND, scanned=BOUND).round(empty)
         a_row = 10 if database.dialect == "sqlite" else 1
         empty.work["backlog"] += 4 * BOUND * a_row  # four lines fill
+        empty.work["waiting"] += 12 * a_row  # the lines, each of which has one
+        empty.work["depth"] += BOUND * a_row
+        empty.work["first positions"] += 2 * BOUND * a_row
         empty.work["list 20, no match"] += 2 * BOUND * a_row  # looked at, and to find where the next page begins
         yield history, empty
 

@@ -57,7 +57,8 @@ def headway(database_url: str, *words: str) -> "subprocess.CompletedProcess[str]
 
 
 def test_the_command_line_makes_lists_and_revokes_keys_without_a_server(database_url: str, database: Database) -> None:
-    made = headway(database_url, "create", "--tenant", "ci", "--scope", "predict", "--scope", "admin", "--name", "CI")
+    made = headway(database_url, "create", "--tenant", "ci", "--scope", "predict", "--scope", "admin", "--name", "CI",
+                   "--rate", "2.5", "--weight", "4")  # fmt: skip
     assert made.returncode == 0, made.stderr
     token = made.stdout.removesuffix("\n")
     (key,) = Keys(database).all()
@@ -67,7 +68,7 @@ def test_the_command_line_makes_lists_and_revokes_keys_without_a_server(database
 
     listed = headway(database_url, "list").stdout
     assert len(listed.splitlines()) == 2
-    for shown in (key.id, key.prefix, "ci", "predict,admin", "CI"):
+    for shown in (key.id, key.prefix, "ci", "4", "predict,admin", "2.5/s", "CI"):
         assert shown in listed
     assert token not in listed
 
@@ -77,7 +78,9 @@ def test_the_command_line_makes_lists_and_revokes_keys_without_a_server(database
     assert (unknown.returncode, "headway keys list" in unknown.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("words", [("--scope", "root"), ("--tenant", "A B"), ("--tenant", "")])
+@pytest.mark.parametrize(
+    "words", [("--scope", "root"), ("--tenant", "A B"), ("--tenant", ""), ("--rate", "0"), ("--weight", "nan")]
+)
 def test_a_key_that_makes_no_sense_is_not_made(sqlite_url: str, words: tuple[str, ...]) -> None:
     refused = headway(sqlite_url, "create", *words)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)

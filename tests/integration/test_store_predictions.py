@@ -172,8 +172,8 @@ def test_a_claim_by_a_worker_that_is_not_live_gets_nothing(store: Any, worker: s
     assert store.predictions.count_by_status() == {Status.QUEUED: 2}
 
 
-def test_a_claim_takes_only_rows_of_its_lines_that_have_not_expired(store: Any) -> None:
-    (other,) = store.submitted(line=broker.line("other", "1", 5))
+def test_a_claim_takes_only_rows_of_its_version_that_have_not_expired(store: Any) -> None:
+    (other,) = store.submitted(model="other", line=broker.line("other", "1", 5))
     (late,) = store.submitted(queue_timeout_us=-1_000_000)
     (good,) = store.submitted()
 
@@ -418,6 +418,41 @@ def test_the_oldest_of_a_line_come_in_order_of_position_and_none_is_expired(stor
     assert store.predictions.oldest_queued(line, 10, before=before) == [
         (5, Hint(id=id_, size=9, shape=None, position=read[id_].position)) for id_ in (ids[0], ids[2])
     ]
+
+
+def test_of_some_lines_those_are_told_that_have_a_row_before_a_position(store: Any) -> None:
+    (first, second) = store.submitted(2)
+    store.submitted(1, line=URGENT)
+    position = store.predictions.read([first])[first].position
+    urgent, normal, bulk = store.lines
+    waiting = store.predictions.waiting
+
+    assert waiting({urgent: 1 << 62, normal: 1 << 62, bulk: 1 << 62}) == {urgent, normal}
+    assert waiting({urgent: 0, normal: position}) == set()
+    assert waiting({normal: position + 1}) == {normal}
+    store.claimed([first])
+    assert waiting({normal: position + 1}) == set()
+    assert waiting({}) == set()
+    assert second in store.predictions.read([second])
+
+
+def test_a_depth_is_counted_over_lines_and_no_further_than_asked(store: Any) -> None:
+    ids = store.submitted(5)
+    store.submitted(2, line=URGENT)
+    store.claimed(ids[:1])
+    assert store.predictions.depth(store.lines, 100) == 6
+    assert store.predictions.depth(store.lines, 3) == 3
+    assert store.predictions.depth(store.lines[2:], 3) == 0
+
+
+def test_the_first_positions_of_a_line_rise_and_are_of_what_waits(store: Any) -> None:
+    ids = store.submitted(5)
+    read = store.predictions.read(ids)
+    store.claimed(ids[1:2])
+    line = store.lines[1]
+    assert store.predictions.first_positions(line, 10) == [read[ids[n]].position for n in (0, 2, 3, 4)]
+    assert store.predictions.first_positions(line, 2) == [read[ids[n]].position for n in (0, 2)]
+    assert store.predictions.first_positions(store.lines[2], 2) == []
 
 
 def test_the_backlog_counts_each_line(store: Any) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from headway import broker
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
 from headway.states import Status
@@ -24,8 +23,6 @@ from storage.engine import Database
 from storage.migrate import schema_current, upgrade
 from storage.predictions import Finished, Predictions
 from storage.workers import Workers
-
-LINES = broker.lines("digits", "1")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -148,14 +145,14 @@ def test_a_stopped_postgresql_is_unavailable_and_its_return_is_noticed(second_po
         rows = [new_prediction() for _ in range(3)]
         predictions.insert(rows[:1])
         claim = new_id()
-        assert len(predictions.claim(claim, "w1", [rows[0].id], LINES)) == 1
+        assert len(predictions.claim(claim, "w1", [rows[0].id], "digits", "1")) == 1
 
         postmaster = server.get_postmaster_info().process
         postmaster.send_signal(signal.SIGQUIT)  # as if it crashed
         postmaster.wait(10)
         verbs: list[Callable[[], object]] = [
             lambda: predictions.insert(rows[1:2]),
-            lambda: predictions.claim(new_id(), "w1", [rows[0].id], LINES),
+            lambda: predictions.claim(new_id(), "w1", [rows[0].id], "digits", "1"),
             lambda: predictions.finish([Finished(claim=claim, outcomes=[], settled=True)]),
             lambda: predictions.read([rows[0].id]),
             lambda: workers.beat("w1"),
@@ -177,7 +174,7 @@ def test_connections_that_broke_meanwhile_are_replaced_unnoticed(postgres_url: s
         workers.register("w1", "cpu", "host", 1)
         rows = [new_prediction() for _ in range(2)]
         predictions.insert(rows)
-        predictions.claim(new_id(), "w1", [rows[0].id], LINES)
+        predictions.claim(new_id(), "w1", [rows[0].id], "digits", "1")
         predictions.read([rows[0].id])
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             connection.execute(
@@ -185,7 +182,7 @@ def test_connections_that_broke_meanwhile_are_replaced_unnoticed(postgres_url: s
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
 
-        assert len(predictions.claim(new_id(), "w1", [rows[1].id], LINES)) == 1
+        assert len(predictions.claim(new_id(), "w1", [rows[1].id], "digits", "1")) == 1
         assert len(predictions.read([row.id for row in rows])) == 2
         assert isinstance(predictions.insert([new_prediction()])[0], int)
 
@@ -273,7 +270,7 @@ def test_transactions_whose_answer_was_lost_are_read_back(postgres_url: str, pro
 
         claim = new_id()
         proxy.swallow_answer_to(b"INSERT INTO claims")
-        taken = predictions.claim(claim, "w1", ids, LINES)
+        taken = predictions.claim(claim, "w1", ids, "digits", "1")
         assert proxy.swallowed
         assert [(row.id, row.attempt, row.body) for row in taken] == [(row.id, 1, row.body) for row in rows]
 

@@ -1,5 +1,9 @@
 """Which lines a worker fetches from next."""
 
+from collections import Counter
+
+import pytest
+
 from headway import broker
 from workers.intake import LineOrder
 
@@ -30,6 +34,72 @@ def test_a_busy_urgent_line_does_not_starve_the_bulk() -> None:
     order.update([URGENT, BULK])
     served = [order.rotate(order.consume(2)[0]) for _ in range(40)]
     assert 3 <= served.count(BULK) <= 5
+
+
+def served(order: LineOrder, lines: list[str], count: int, *, ids: int = 32) -> Counter[str]:
+    """Envelopes fetched from lines that never run empty."""
+    fetched: Counter[str] = Counter()
+    for _ in range(count):
+        name = next(name for name in order.consume(len(lines)) if name in lines)
+        order.rotate(name)
+        order.served(name, ids)
+        fetched[name] += 1
+    return fetched
+
+
+def classes(count: int, step: int = 5) -> list[str]:
+    return [broker.line("m", "1", step, tenant_class) for tenant_class in range(count)]
+
+
+def test_classes_of_tenants_are_served_by_their_weights() -> None:
+    order, lines = LineOrder(lambda line: True), classes(3)
+    order.update(lines)
+    order.weights = {0: 1, 1: 3, 2: 0.5}
+    assert served(order, lines, 450) == {
+        lines[0]: pytest.approx(100, abs=2),
+        lines[1]: pytest.approx(300, abs=2),
+        lines[2]: pytest.approx(50, abs=2),
+    }
+
+
+def test_what_counts_is_ids_and_not_envelopes() -> None:
+    order, lines = LineOrder(lambda line: True), classes(2)
+    order.update(lines)
+    ids: Counter[str] = Counter()
+    for _ in range(330):
+        name = order.rotate(order.consume(2)[0])
+        count = 32 if name == lines[0] else 1
+        order.served(name, count)
+        ids[name] += count
+    assert ids[lines[0]] == pytest.approx(ids[lines[1]], abs=32)
+
+
+def test_a_class_that_was_idle_is_next_and_has_saved_nothing_up() -> None:
+    order, lines = LineOrder(lambda line: True), classes(2)
+    order.update(lines)
+    served(order, lines[:1], 1000)
+    assert order.consume(2)[0] == lines[1]
+    assert served(order, lines, 100)[lines[1]] == pytest.approx(50, abs=2)
+
+
+def test_a_class_with_more_weight_does_not_starve_another_models_or_steps() -> None:
+    order, lines = LineOrder(lambda line: True), [*classes(2), OTHER, BULK]
+    order.update(lines)
+    order.weights = {0: 1, 1: 100}
+    fetched = served(order, lines, 1000)
+    assert fetched[OTHER] == pytest.approx(450, abs=10)
+    assert fetched[BULK] >= 90
+    assert fetched[lines[0]] >= 4
+
+
+def test_a_new_channel_of_kombus_finds_everybodys_account_as_it_was() -> None:
+    order, lines = LineOrder(lambda line: True), classes(2)
+    order.update(lines)
+    served(order, lines, 3)
+    order.served(order.rotate(lines[0]), 1000)
+    order.update([])
+    order.update(lines)
+    assert served(order, lines, 20) == {lines[1]: 20}
 
 
 def test_the_doorbell_is_always_heard_first() -> None:

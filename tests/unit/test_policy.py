@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batching import cost
 from batching.lane import Lane
-from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, decide
+from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, board, decide
 
 RULES = Rules(max_batch_size=4, max_wait_s=0.005)
 
@@ -57,6 +57,46 @@ def test_waiting_turns_a_low_priority_into_a_high_one() -> None:
     assert "patient" in names(decide([patient, *fresh], 9.0, free_at=0.0, coming=0, rules=RULES))
 
 
+def of_class(tenant_class: int, count: int, *, arrived: float, position: int, priority: int = 5) -> list[Waiting]:
+    return [
+        Waiting(f"{tenant_class}-{position + n}", priority, position + n, 1, None, arrived, tenant_class)
+        for n in range(count)
+    ]
+
+
+def test_a_tenants_first_boards_before_anothers_second_however_old() -> None:
+    crowd = of_class(0, 16, arrived=0.0, position=0) + of_class(1, 2, arrived=0.1, position=1000)
+    crew = board(crowd, 0.2, Rules(max_batch_size=4, max_wait_s=0.005))
+    assert [item.id for item in crew] == ["1-1000", "0-0", "1-1001", "0-1"]
+
+
+def test_tenants_trade_places_of_one_priority_however_long_one_has_waited() -> None:
+    crowd = of_class(0, 16, arrived=0.0, position=0) + of_class(1, 1, arrived=8.0, position=1000)
+    crew = board(crowd, 8.1, Rules(max_batch_size=4, max_wait_s=0.005))
+    assert [item.id for item in crew] == ["1-1000", "0-0", "0-1", "0-2"]
+
+
+def test_between_tenants_urgency_still_comes_first() -> None:
+    crowd = of_class(0, 8, arrived=0.0, position=0, priority=4) + of_class(1, 1, arrived=0.0, position=0)
+    crew = board(crowd, 0.2, Rules(max_batch_size=8, max_wait_s=0.005))
+    assert {item.tenant_class for item in crew} == {0}
+
+
+def test_who_has_the_fewest_here_leads_whatever_their_sizes() -> None:
+    crowd = [
+        *(Waiting(f"many{n}", 5, n, 10, None, 0.0, 0) for n in range(8)),
+        *(Waiting(f"few{n}", 5, 1000 + n, 500, None, 0.1, 1) for n in range(2)),
+    ]
+    crew = board(crowd, 0.2, Rules(max_batch_size=2, max_wait_s=0.005))
+    assert [item.id for item in crew] == ["few0", "few1"]
+
+
+def test_who_has_waited_for_its_urgency_boards_before_older_ones_who_come_only_now() -> None:
+    patient = waiting("patient", priority=9, arrived=0.0, position=1000)
+    line = [waiting(f"old{n}", priority=0, arrived=9.5, position=n) for n in range(8)]
+    assert board([*line, patient], 9.6, RULES)[0] is patient
+
+
 def test_shapes_never_share_a_batch() -> None:
     mixed = [
         waiting("a", shape="8", position=1),
@@ -94,12 +134,12 @@ def test_an_id_that_is_held_is_not_taken_in_twice() -> None:
 
 
 arrivals = st.lists(
-    st.builds(
-        lambda gap, priority, size, shape: (gap, priority, size, shape),
+    st.tuples(
         st.sampled_from([0.0, 0.0, 0.0005, 0.003, 0.02, 1.5]),
         st.integers(0, 9),
         st.integers(0, 60),
         st.sampled_from([None, "2", "3"]),
+        st.sampled_from([0, 0, 1, 2]),
     ),
     max_size=80,
 )
@@ -115,7 +155,7 @@ arrivals = st.lists(
     coming=st.integers(0, 2),
 )
 def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
-    arrivals: list[tuple[float, int, int, str | None]],
+    arrivals: list[tuple[float, int, int, str | None, int]],
     max_batch_size: int,
     max_batch_cost: int | None,
     at_most: int,
@@ -126,10 +166,9 @@ def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
     lane = Lane(rules, limit=10_000)
     clock = 0.0
     pending = []
-    for index, (gap, priority, size, shape) in enumerate(arrivals):
+    for index, (gap, priority, size, shape, tenant_class) in enumerate(arrivals):
         clock += gap
-        item = waiting(str(index), arrived=clock, priority=priority, size=size, shape=shape, position=index)
-        pending.append(item)
+        pending.append(Waiting(str(index), priority, index, size, shape, clock, tenant_class))
     seen: list[str] = []
     now, free_at = 0.0, 0.0
     while pending or len(lane):
@@ -153,7 +192,11 @@ def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
         if max_batch_cost is not None and len(ids) > 1:
             assert cost.padded(sizes) <= max_batch_cost
         leader = min(before, key=lambda item: (urgency(item, now), item.position))
-        assert leader.id in ids
+        # Its place may be another tenant's, whose first of this priority it then is.
+        firsts = {item.tenant_class: item.id for item in reversed(before) if item.priority == leader.priority}
+        assert firsts[leader.tenant_class] == leader.id
+        assert set(ids) & set(firsts.values())
+        assert len({item.tenant_class for item in before}) > 1 or leader.id in ids
         seen += ids
         free_at = max(now, free_at) + device_s
     assert sorted(seen, key=int) == [str(index) for index in range(len(arrivals))]

@@ -29,7 +29,7 @@ from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
 from headway.notices import Ended
 from headway.reports import Report
-from headway.testing import wait_until
+from headway.testing import new_prediction, wait_until
 from headway.types import Outcome
 from launch.embedded import EmbeddedValkey
 from storage.engine import Database
@@ -91,7 +91,7 @@ class PlayedWorker:
 
     def claim(self, *ids: str, model: str = "echo", version: str = "2") -> str:
         claim = new_id()
-        taken = self.predictions.claim(claim, self.id, ids, broker.lines(model, version))
+        taken = self.predictions.claim(claim, self.id, ids, model, version)
         assert len(taken) == len(ids)
         self._bodies = {row.id: row.body for row in taken}
         return claim
@@ -209,6 +209,13 @@ class Stack:
             opened.callback(self.api.close)
             self.api.ready()
             self.close = opened.pop_all().close
+
+    def predictions_of(self, model: str, count: int) -> None:
+        """So many queued rows of the first version, with nothing in the broker."""
+        line = broker.line(model, "1", 5)
+        for start in range(0, count, 500):
+            rows = [new_prediction(model=model, line=line) for _ in range(min(500, count - start))]
+            self.worker.predictions.insert(rows)
 
 
 class Proxy:

@@ -238,7 +238,8 @@ def test_another_tenants_prediction_is_as_unknown_as_one_that_is_not(guarded: Gu
 
 def test_a_key_made_over_http_is_shown_once_and_works_at_once(guarded: Guarded) -> None:
     admin = guarded.tokens["admin"]
-    made = guarded.ask("POST", "control", "/v1/keys", admin, json={"name": "ci", "tenant": "ci", "scopes": ["read"]})
+    made = guarded.ask("POST", "control", "/v1/keys", admin, json={"name": "ci", "tenant": "ci", "scopes": ["read"],
+                                                                     "rate": 1000, "weight": 4})  # fmt: skip
     assert made.status_code == 201
     assert made.headers["cache-control"] == "no-store"
     token = made.json().pop("key")
@@ -248,6 +249,7 @@ def test_a_key_made_over_http_is_shown_once_and_works_at_once(guarded: Guarded) 
     shown = next(key for key in listed.json()["data"] if key["id"] == made.json()["id"])
     assert shown == {k: v for k, v in made.json().items() if k != "key"}
     assert (shown["tenant"], shown["scopes"], shown["revoked_at"]) == ("ci", ["read"], None)
+    assert (shown["rate"], shown["weight"]) == (1000, 4)
     assert token.startswith(shown["prefix"])
 
     assert guarded.ask("DELETE", "control", f"/v1/keys/{shown['id']}", admin).status_code == 204
@@ -270,6 +272,9 @@ def test_a_key_made_without_words_is_for_the_makers_tenant_to_predict_and_read(g
         ({"tenant": ""}, "/tenant"),
         ({"name": "\0"}, "/name"),
         ({"owner": "me"}, "/owner"),
+        ({"rate": 0}, "/rate"),
+        ({"rate": "fast"}, "/rate"),
+        ({"weight": 101}, "/weight"),
     ],
 )
 def test_a_key_that_makes_no_sense_is_not_made(guarded: Guarded, body: dict[str, Any], pointer: str) -> None:

@@ -548,7 +548,7 @@ def test_who_waits_for_any_change_hears_of_progress_before_the_row_is_due(sqlite
             service.predictions.insert([prediction])
             claim = new_id()
             service.workers.register("w1", "cpu", "host", 1)
-            service.predictions.claim(claim, "w1", [prediction.id], [prediction.line])
+            service.predictions.claim(claim, "w1", [prediction.id], prediction.model, prediction.version)
             async with asyncio.timeout(10), redis.asyncio.Redis.from_url(redis_url) as client:
                 for n in range(5):
                     row = service.predictions.read([prediction.id])[prediction.id]

@@ -49,7 +49,9 @@ def test_a_submission_is_202_with_all_a_client_needs_to_come_back(api: "Api", wo
     assert (body["status"], body["priority"], body["metadata"], body["max_attempts"]) == ("queued", 0, {"k": "v"}, 7)
     assert body["expires_at"] > body["created_at"]
     read = api.client.get(response.headers["location"], params={"include": "input"})
-    assert read.json() == {**body, "input": {"text": "hé"}}
+    place = read.json()["queue"]
+    assert read.json() == {**body, "queue": place, "input": {"text": "hé"}}
+    assert (body["queue"], place["position"] >= 0, place["eta_seconds"]) == (None, True, None)
     assert read.headers["etag"] == response.headers["etag"]
 
 
