@@ -15,7 +15,7 @@ from headway.clock import now_us
 from headway.types import Prediction
 from headway.webhooks import WebhookStatus, new_secret
 from storage.engine import Database
-from storage.predictions import prediction_of
+from storage.rows import prediction_of
 
 #: After a rotation, as long both secrets sign.
 ROTATION = datetime.timedelta(hours=24)

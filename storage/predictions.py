@@ -17,9 +17,9 @@ from headway.errors import ItemCode, ItemError, StorageUnavailable
 from headway.notices import Ended
 from headway.states import Status
 from headway.types import Claimed, Hint, NewPrediction, Outcome, Prediction
-from headway.webhooks import WebhookStatus
 from storage.engine import Database, reason
 from storage.faults import Fault, fault
+from storage.rows import claimed_of, ended_of, item_error, prediction_of
 from storage.statements import parts, with_rows
 
 T = TypeVar("T")
@@ -34,7 +34,6 @@ _FOREVER = (1 << 63) - 1
 _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
-_metadata = msgspec.json.Decoder(dict[str, str])
 _uuids = msgspec.json.Decoder(list[str])
 _integers = msgspec.json.Decoder(list[int])
 
@@ -240,15 +239,15 @@ class Predictions:
             if not run(connection, "claim", **parameters).rowcount:
                 return []
             run(connection, "record_claim", **parameters)
-            return [_claimed_row(row) for row in self._database.rows(connection, "claimed", claim=claim)]
+            return [claimed_of(row) for row in self._database.rows(connection, "claimed", claim=claim)]
 
     def _claim_postgresql(self, parameters: dict[str, str]) -> list[Claimed]:
         with self._database.write_once(durable=False) as connection:
-            return [_claimed_row(row) for row in self._database.run(connection, "claim", **parameters).all()]
+            return [claimed_of(row) for row in self._database.run(connection, "claim", **parameters).all()]
 
     def _claimed(self, claim: str) -> list[Claimed]:
         with self._database.read() as connection:
-            return [_claimed_row(row) for row in self._database.rows(connection, "claimed", claim=claim)]
+            return [claimed_of(row) for row in self._database.rows(connection, "claimed", claim=claim)]
 
     def finish(self, finished: Sequence[Finished]) -> dict[str, Ended]:
         """Writes the results of several claims in one durable transaction; id → what the row became.
@@ -280,7 +279,7 @@ class Predictions:
             return self._finish_apart(results, settled, error)
         outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
         return {
-            id_: _ended(outcomes[claim, id_], Status(status), claim, revision, attempt, started_at, completed_at)
+            id_: ended_of(outcomes[claim, id_], Status(status), claim, revision, attempt, started_at, completed_at)
             for id_, claim, status, revision, attempt, started_at, completed_at in rows
         }
 
@@ -424,7 +423,7 @@ class Predictions:
                     batch_size=None,
                     output=None,
                     output_omitted=False,
-                    error=_item_error(*error),
+                    error=item_error(*error),
                 )
         return given_back
 
@@ -672,10 +671,6 @@ def _return_row(claim: str, row: Returned, *, lost: int = 0) -> dict[str, Any]:
     }
 
 
-def _bytes(value: str | bytes) -> bytes:
-    return bytes.fromhex(value) if isinstance(value, str) else value
-
-
 def _became(outcome: Outcome, status: int) -> Status:
     """What a row of this status becomes: what fails while it is being canceled is canceled."""
     return Status.CANCELED if status == Status.CANCELING and outcome.error is not None else outcome.status
@@ -683,88 +678,3 @@ def _became(outcome: Outcome, status: int) -> Status:
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:
     return (None, None) if outcome.error is None else (outcome.error.code, outcome.error.message)
-
-
-def _item_error(code: str | None, message: str | None) -> ItemError | None:
-    return None if code is None else ItemError(ItemCode(code), message or "")
-
-
-def _claimed_row(row: Sequence[Any]) -> Claimed:
-    id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, *rest = row
-    execution_timeout_us, body = rest
-    return Claimed(
-        id=id_,
-        line=line,
-        size=size,
-        shape=shape,
-        position=position,
-        created_at=created,
-        started_at=started,
-        attempt=attempt,
-        revision=revision,
-        charged=charged,
-        losses=losses,
-        max_attempts=max_attempts,
-        execution_timeout_us=execution_timeout_us,
-        body=_bytes(body),
-    )
-
-
-def _ended(
-    outcome: Outcome,
-    status: Status,
-    claim: str,
-    revision: int,
-    attempt: int,
-    started_at: int | None,
-    completed_at: int,
-) -> Ended:
-    return Ended(
-        status=status,
-        revision=revision,
-        claim=claim,
-        attempt=attempt,
-        started_at=started_at,
-        completed_at=completed_at,
-        predict_us=outcome.predict_us,
-        batch_size=outcome.batch_size,
-        output=outcome.output,
-        output_omitted=False,
-        error=None if status is Status.CANCELED else outcome.error,
-    )
-
-
-def prediction_of(row: Sequence[Any]) -> Prediction:
-    """A row of the statement `read`, or the same as a delivery has frozen it."""
-    (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
-    (max_attempts, claim, metadata, output, code, message, created, started, completed, expires, *rest) = rest
-    predict_us, batch_size, told, progress, *rest = rest
-    log, deleted_at = rest or (None, None)
-    return Prediction(
-        id=id_,
-        tenant_id=tenant_id,
-        model=model,
-        version=version,
-        alias=alias,
-        line=line,
-        position=position,
-        priority=priority,
-        status=Status(status),
-        revision=revision,
-        attempt=attempt,
-        max_attempts=max_attempts,
-        claim=claim,
-        metadata=_metadata.decode(metadata),
-        output=None if output is None else _bytes(output),
-        error=_item_error(code, message),
-        created_at=created,
-        started_at=started,
-        completed_at=completed,
-        expires_at=expires,
-        predict_us=predict_us,
-        batch_size=batch_size,
-        webhook_status=WebhookStatus(told),
-        progress=None if progress is None else progress.encode(),
-        log=log,
-        deleted_at=deleted_at,
-    )

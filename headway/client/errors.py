@@ -48,7 +48,7 @@ class Unreachable(HeadwayError):  # noqa: N818  (reads as what it is)
 
 
 class Timeout(HeadwayError):  # noqa: N818  (the field's word)
-    """The time that the caller gave is over. `prediction`, where one is known, goes on without him."""
+    """The time that the caller gave is over. `prediction`, where one is known, goes on all the same."""
 
     def __init__(self, message: str, prediction: Prediction | None = None) -> None:
         super().__init__(message)

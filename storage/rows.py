@@ -1,0 +1,104 @@
+"""Rows of predictions as records: what statements answer, in the order of their columns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from headway.errors import ItemCode, ItemError
+from headway.notices import Ended
+from headway.states import Status
+from headway.types import Claimed, Outcome, Prediction
+from headway.webhooks import WebhookStatus
+
+_metadata = msgspec.json.Decoder(dict[str, str])
+
+
+def bytes_of(value: str | bytes) -> bytes:
+    """SQLite answers whole pages as JSON, and bytes in it in hexadecimal."""
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+def item_error(code: str | None, message: str | None) -> ItemError | None:
+    return None if code is None else ItemError(ItemCode(code), message or "")
+
+
+def claimed_of(row: Sequence[Any]) -> Claimed:
+    id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, *rest = row
+    execution_timeout_us, body = rest
+    return Claimed(
+        id=id_,
+        line=line,
+        size=size,
+        shape=shape,
+        position=position,
+        created_at=created,
+        started_at=started,
+        attempt=attempt,
+        revision=revision,
+        charged=charged,
+        losses=losses,
+        max_attempts=max_attempts,
+        execution_timeout_us=execution_timeout_us,
+        body=bytes_of(body),
+    )
+
+
+def ended_of(
+    outcome: Outcome,
+    status: Status,
+    claim: str,
+    revision: int,
+    attempt: int,
+    started_at: int | None,
+    completed_at: int,
+) -> Ended:
+    return Ended(
+        status=status,
+        revision=revision,
+        claim=claim,
+        attempt=attempt,
+        started_at=started_at,
+        completed_at=completed_at,
+        predict_us=outcome.predict_us,
+        batch_size=outcome.batch_size,
+        output=outcome.output,
+        output_omitted=False,
+        error=None if status is Status.CANCELED else outcome.error,
+    )
+
+
+def prediction_of(row: Sequence[Any]) -> Prediction:
+    """A row of the statement `read`, or the same as a delivery has frozen it."""
+    (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
+    (max_attempts, claim, metadata, output, code, message, created, started, completed, expires, *rest) = rest
+    predict_us, batch_size, told, progress, *rest = rest
+    log, deleted_at = rest or (None, None)
+    return Prediction(
+        id=id_,
+        tenant_id=tenant_id,
+        model=model,
+        version=version,
+        alias=alias,
+        line=line,
+        position=position,
+        priority=priority,
+        status=Status(status),
+        revision=revision,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        claim=claim,
+        metadata=_metadata.decode(metadata),
+        output=None if output is None else bytes_of(output),
+        error=item_error(code, message),
+        created_at=created,
+        started_at=started,
+        completed_at=completed,
+        expires_at=expires,
+        predict_us=predict_us,
+        batch_size=batch_size,
+        webhook_status=WebhookStatus(told),
+        progress=None if progress is None else progress.encode(),
+        log=log,
+        deleted_at=deleted_at,
+    )
