@@ -73,8 +73,9 @@ class Call:
 
 
 def _too_large(limit: int) -> Problem:
-    # The rest of the body is not worth reading, so the connection ends here.
-    return Problem("payload_too_large", f"The body is larger than {limit} bytes.", headers=((b"connection", b"close"),))
+    # The connection stays open and what still comes of the body is thrown away as it comes: closing it resets a client
+    # who is still sending, and many clients then never read this answer.
+    return Problem("payload_too_large", f"The body is larger than {limit} bytes.")
 
 
 def single_headers(raw: Headers) -> dict[bytes, bytes]:

@@ -287,17 +287,21 @@ class LineOrder:
         self._present = [self._line(name) for name in names]
 
     def consume(self, count: int) -> list[str]:
-        self._fetches += 1
         asked = [line for line in self._present if self._accepts(line.name)]
         self.left_out = len(asked) < len(self._present)
-        if self._fetches % _FAIR_EVERY == 0:
-            asked.sort(key=lambda line: (line.queue.fetched, line.start, line.fetched))
+        if (self._fetches + 1) % _FAIR_EVERY == 0:
+            asked.sort(key=lambda line: (line.queue.step >= 0, line.queue.fetched, line.start, line.fetched))
         else:
             asked.sort(key=lambda line: (line.queue.step, line.queue.fetched, line.start, line.fetched))
         return [line.name for line in asked]
 
     def rotate(self, last_used: str) -> str:
         line = self._line(last_used)
+        if line.queue.step < 0:
+            return last_used
+        # Envelopes are counted, not questions: while windows are full many of those ask the doorbell alone, and that
+        # may well be every second one.
+        self._fetches += 1
         line.fetched = line.queue.fetched = self._fetches
         line.queue.clock = line.start
         return last_used

@@ -36,6 +36,21 @@ def test_a_busy_urgent_line_does_not_starve_the_bulk() -> None:
     assert 3 <= served.count(BULK) <= 5
 
 
+@pytest.mark.parametrize("bells", [1, 4, 9])
+def test_nor_does_it_where_windows_are_full_between_fetches(bells: int) -> None:
+    full = False
+    order = LineOrder(lambda line: not full or line == "headway.bell.x")
+    order.update([URGENT, BULK, "headway.bell.x"])
+    served = []
+    for _ in range(40):
+        full = True
+        for _ in range(bells):
+            order.rotate(order.consume(3)[0])
+        full = False
+        served.append(order.rotate(order.consume(3)[1]))
+    assert 3 <= served.count(BULK) <= 5
+
+
 def served(order: LineOrder, lines: list[str], count: int, *, ids: int = 32) -> Counter[str]:
     """Envelopes fetched from lines that never run empty."""
     fetched: Counter[str] = Counter()
