@@ -50,7 +50,9 @@ class Places:
         self._tasks: dict[str, asyncio.Task[_Snapshot]] = {}  # those being taken
 
     async def of(self, row: Prediction) -> Place:
-        """Of a queued row. Null where it is too far, or SQL does not say."""
+        """Of a queued row. Null where it is too far, SQL does not say, or it comes when its batch does."""
+        if row.batch_id is not None:
+            return _UNKNOWN
         snapshot = self._snapshots.get(row.line)
         if snapshot is None or time.monotonic() - snapshot.taken >= _EVERY_S:
             try:

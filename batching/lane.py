@@ -20,18 +20,15 @@ class Lane:
         self.limit = limit
         self.coming = 0
         self._waiting: dict[str, Waiting] = {}
+        self._bulk = 0  # of those who wait
         self._boarded: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= self.limit
-
-    @property
-    def room(self) -> int:
-        return max(0, self.limit - len(self._waiting))
+    def full(self, *, bulk: bool) -> bool:
+        """Whether it wants no more items of batches, or no more of the others, whom those never keep out."""
+        return len(self._waiting) - (0 if bulk else self._bulk) >= self.limit
 
     def offer(self, items: Iterable[Waiting], *, coming: int = 0) -> list[str]:
         """Takes them in; the answer is those that were new. `coming` replaces what was expected before."""
@@ -39,6 +36,7 @@ class Lane:
         for item in items:
             if item.id not in self._waiting and item.id not in self._boarded:
                 self._waiting[item.id] = item
+                self._bulk += item.bulk
                 new.append(item.id)
         self.coming = coming
         return new
@@ -75,10 +73,11 @@ class Lane:
         """Everybody who still waits, oldest first; the lane is empty afterwards."""
         waiting = sorted(self._waiting.values(), key=lambda item: (item.position, item.id))
         self._waiting.clear()
-        self.coming = 0
+        self._bulk = self.coming = 0
         return waiting
 
     def _board(self, items: Iterable[Waiting]) -> None:
         for item in items:
             del self._waiting[item.id]
+            self._bulk -= item.bulk
             self._boarded.add(item.id)

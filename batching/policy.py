@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batching import cost
+from headway.types import BULK_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,17 @@ class Waiting:
     """One prediction in a worker's window."""
 
     id: str
-    priority: int  # 0 first … 9
+    priority: int  # 0 first … 9; 10 … 19 for items of batches, which take what places are left
     position: int  # µs, database clock: its place in the line
     size: int
     shape: str | None
     arrived: float  # seconds, this worker's monotonic clock
     tenant_class: int = 0
+
+    @property
+    def bulk(self) -> bool:
+        """An item of a batch."""
+        return self.priority >= BULK_PRIORITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@
 | -------------------------- | ---- | -------------------------------------------------------------------------- |
 | `headway:{model}@{v}:{s}`  | list | a line: envelopes of hints; LPUSH at the tail, BRPOP from the head (right)   |
 | `headway:{model}@{v}:{s}.{c}` |   | the same for tenants of class c; class 0 has the plain name                |
+| `headway:{model}@{v}:3…`     | list | the same for items of batches                                              |
 | `headway:notices`          | chan | ended predictions, see `headway.notices`; `headway:cancels` beside it        |
 | `headway:reports…`         | list | progress and partial outputs, see `headway.reports`                        |
 | `_kombu.*`, `*.pidbox`     | –    | Celery's own: remote control and events                                    |
@@ -19,18 +20,20 @@ from typing import Any, NamedTuple
 import msgspec
 
 from headway.clock import new_id
-from headway.types import Hint
+from headway.types import BULK_PRIORITY, Hint
 
 TASK = "headway.predict"
 PREFIX = "headway:"  # of every line
 
 #: Priorities 0–2, 3–6 and 7–9 each have a line of their own; inside a window the exact priority decides.
 STEPS = (0, 1, 2)
+#: Items of batches come behind everybody, in a line that is the last.
+BULK = 3
 
 
 def step(priority: int) -> int:
-    """The line step of a priority from 0 (first) to 9."""
-    return 0 if priority <= 2 else 1 if priority <= 6 else 2
+    """The line step of a priority from 0 (first) to 9, or of a batch's item, from 10 to 19."""
+    return 0 if priority <= 2 else 1 if priority <= 6 else 2 if priority < BULK_PRIORITY else BULK
 
 
 class Line(NamedTuple):
@@ -48,9 +51,15 @@ def line(model: str, version: str, priority: int, tenant_class: int = 0) -> str:
 
 
 def lines(model: str, version: str, classes: Iterable[int] = (0,)) -> list[str]:
-    """All lines of a model version, most urgent first."""
+    """Of a model version, most urgent first, without those of batches."""
     classes = list(classes)
     return [_name(model, version, s, tenant_class) for s in STEPS for tenant_class in classes]
+
+
+def all_lines(model: str, version: str, classes: Iterable[int] = (0,)) -> list[str]:
+    """The same with those of batches, last."""
+    classes = list(classes)
+    return lines(model, version, classes) + [_name(model, version, BULK, tenant_class) for tenant_class in classes]
 
 
 def _name(model: str, version: str, step: int, tenant_class: int) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 from headway.clock import rfc3339
 from headway.states import Status
-from headway.types import Prediction
+from headway.types import BULK_PRIORITY, Prediction
 from headway.webhooks import WebhookStatus
 
 
@@ -66,6 +66,8 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int
     priority: int
     metadata: dict[str, str]
+    batch_id: str | None
+    custom_id: str | None
     progress: Progress | msgspec.Raw | None
     queue: Place | None
     created_at: str
@@ -112,8 +114,10 @@ def prediction_json(
         error=None if error is None else ErrorBody(error.code, error.message, error.code.retryable),
         attempt=row.attempt,
         max_attempts=row.max_attempts,
-        priority=row.priority,
+        priority=row.priority if row.batch_id is None else row.priority - BULK_PRIORITY,
         metadata=row.metadata,
+        batch_id=row.batch_id,
+        custom_id=row.custom_id,
         progress=None if row.progress is None else msgspec.Raw(row.progress),
         queue=place,
         created_at=time_of(row.created_at),

@@ -8,6 +8,9 @@ from headway.errors import ItemError
 from headway.states import Status
 from headway.webhooks import WebhookStatus
 
+#: Where the priorities of batches' items begin, behind everybody's: 10 to 19.
+BULK_PRIORITY = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPrediction:
@@ -63,6 +66,10 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     progress: bytes | None = None  # JSON: {fraction, message}, the model's last word
     log: str | None = None  # see `states.history`
     deleted_at: int | None = None
+    batch_id: str | None = None
+    custom_id: str | None = None  # what its line in the batch's file is called there
+    output_type: str | None = None  # its media type; None: JSON
+    output_bytes: int | None = None  # where it lies in the blob store, and `output` is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

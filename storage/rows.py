@@ -73,7 +73,7 @@ def prediction_of(row: Sequence[Any]) -> Prediction:
     (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
     (max_attempts, claim, metadata, output, code, message, created, started, completed, expires, *rest) = rest
     predict_us, batch_size, told, progress, *rest = rest
-    log, deleted_at = rest or (None, None)
+    log, deleted_at, batch_id, custom_id, output_type, output_bytes = rest or (None,) * 6
     return Prediction(
         id=id_,
         tenant_id=tenant_id,
@@ -101,4 +101,8 @@ def prediction_of(row: Sequence[Any]) -> Prediction:
         progress=None if progress is None else progress.encode(),
         log=log,
         deleted_at=deleted_at,
+        batch_id=batch_id,
+        custom_id=custom_id,
+        output_type=output_type,
+        output_bytes=output_bytes,
     )

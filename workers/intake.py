@@ -77,7 +77,8 @@ class Intake:
         self._bell = _Bell(redis_url)
         self._order = LineOrder(self._accepts)
         self._order.weights = classes
-        self._windows.update(self._lines_of(classes))
+        self._bulk: set[str] = set()  # the lines of batches
+        self._add(self._lines_of(classes))
         for window in windows:
             window.on_room = self._on_room
 
@@ -165,11 +166,17 @@ class Intake:
 
     def _accepts(self, line: str) -> bool:
         window = self._windows.get(line)
-        return window is None or window.accepting
+        return window is None or window.accepts(bulk=line in self._bulk)
 
     def _lines_of(self, classes: Iterable[int]) -> dict[str, Window]:
         classes = list(classes)
-        return {line: window for window in self._served for line in broker.lines(window.model, window.version, classes)}
+        return {
+            line: window for window in self._served for line in broker.all_lines(window.model, window.version, classes)
+        }
+
+    def _add(self, lines: Mapping[str, Window]) -> None:
+        self._windows.update(lines)
+        self._bulk.update(line for line in lines if broker.parse_line(line).step == broker.BULK)
 
     def _widen(self, consumer: Any, classes: Mapping[int, float]) -> None:
         """Fetches from the lines of new classes too; Celery keeps them over a reconnect."""
@@ -178,7 +185,7 @@ class Intake:
         new = {line: window for line, window in self._lines_of(classes).items() if line not in self._windows}
         for line in new:
             consumer.app.amqp.queues.add(_queue(line))
-        self._windows.update(new)
+        self._add(new)
         for line in new:
             consumer.add_task_queue(line)
         self._order.weights = self.classes = classes

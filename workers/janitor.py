@@ -142,7 +142,7 @@ class Janitor:
         with contextlib.suppress(redis.RedisError):  # away: nothing to compare, and nothing to publish to
             now = self._clock()
             classes = self._tenants.classes()
-            lines = [line for v in self._models.all() for line in broker.lines(v.model, v.version, classes)]
+            lines = [line for v in self._models.all() for line in broker.all_lines(v.model, v.version, classes)]
             due = {line: mark for line in lines if (mark := self._marks.due(line, now)) is not None}
             waiting = self._predictions.waiting(due)
             for line, mark in due.items():

@@ -55,7 +55,7 @@ class Stragglers:
                 log.debug("sql is away: %s", error)
 
     def _ask(self, window: Window, before: int) -> None:
-        lines = broker.lines(window.model, window.version, self._turned())
+        lines = broker.all_lines(window.model, window.version, self._turned())
         waiting = self._predictions.waiting(dict.fromkeys(lines, before))
         for line in lines:
             found = (

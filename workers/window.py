@@ -39,18 +39,16 @@ class Window:
         #: Called, outside the lock, when a window that was full has room again.
         self.on_room: Callable[[], None] = lambda: None
 
-    @property
-    def accepting(self) -> bool:
-        """Whether intake should fetch more of these lines."""
-        return self.open and not self._lane.full
+    def accepts(self, *, bulk: bool) -> bool:
+        """Whether intake should fetch more of these lines: those of batches, or the others."""
+        return self.open and not self._lane.full(bulk=bulk)
+
+    def _full(self) -> tuple[bool, bool]:
+        return self._lane.full(bulk=False), self._lane.full(bulk=True)
 
     @property
     def empty(self) -> bool:
         return len(self._lane) == 0
-
-    @property
-    def room(self) -> int:
-        return self._lane.room
 
     def offer(self, hints: Iterable[tuple[int, Hint]], *, coming: int = 0, tenant_class: int = 0) -> list[str]:
         """Takes (priority, hint) pairs of one line in; the ids that were new here. A closed window takes nothing."""
@@ -78,21 +76,21 @@ class Window:
             while True:
                 if not self.open or abandon():
                     return None
-                was_full = self._lane.full
+                was_full = self._full()
                 now = time.monotonic()
                 decision = self._lane.decide(now, free_at(), at_most())
                 if isinstance(decision, Take):
                     break
                 self._changed.wait(min(decision.at - now, threading.TIMEOUT_MAX))
-        if was_full and self.accepting:
+        if self.open and was_full != self._full():
             self.on_room()
         return decision
 
     def top_up(self, crew: Sequence[Waiting], places: int) -> list[Waiting]:
         with self._changed:
-            was_full = self._lane.full
+            was_full = self._full()
             mates = self._lane.top_up(crew, places, time.monotonic())
-        if was_full and self.accepting:
+        if self.open and was_full != self._full():
             self.on_room()
         return mates
 

@@ -123,11 +123,11 @@ DELETE FROM deliveries WHERE prediction_id = :id AND state <> 0;
 SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
     max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
     expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
-    log, deleted_at
+    log, deleted_at, CAST(batch_id AS text), custom_id, output_type, output_bytes
 FROM (
     SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
         claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
-        batch_size, webhook, webhook_status, progress, log, deleted_at
+        batch_size, webhook, webhook_status, progress, log, deleted_at, batch_id, custom_id, output_type, output_bytes
     FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
@@ -139,11 +139,11 @@ ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
     max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
     expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
-    log, deleted_at
+    log, deleted_at, CAST(batch_id AS text), custom_id, output_type, output_bytes
 FROM (
     SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
         claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
-        batch_size, webhook, webhook_status, progress, log, deleted_at
+        batch_size, webhook, webhook_status, progress, log, deleted_at, batch_id, custom_id, output_type, output_bytes
     FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)

@@ -8,6 +8,7 @@ from headway import broker
 def test_the_default_class_has_the_plain_names() -> None:
     assert broker.lines("m", "1") == ["headway:m@1:0", "headway:m@1:1", "headway:m@1:2"]
     assert broker.lines("m", "1") == broker.lines("m", "1", [0])
+    assert broker.all_lines("m", "1") == [*broker.lines("m", "1"), "headway:m@1:3"]
 
 
 @pytest.mark.parametrize("tenant_class", [0, 1, 31])
