@@ -78,7 +78,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "already_terminal": (
         409,
         "Already terminal",
-        "The prediction has ended, so it cannot be canceled.",
+        "It has ended, so it cannot be canceled.",
     ),
     "not_retryable": (
         409,
@@ -89,6 +89,11 @@ TABLE: dict[str, tuple[int, str, str]] = {
         409,
         "Not terminal",
         "Only what has ended can be deleted. Cancel it first.",
+    ),
+    "batch_not_found": (
+        404,
+        "Batch not found",
+        "There is no batch of this id, or its retention has ended.",
     ),
     "prediction_purged": (
         410,

@@ -41,6 +41,19 @@ class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froze
     webhook_events: Annotated[list[Literal["started", "completed"]], Meta(min_length=1, max_length=2)] | None = None
 
 
+class BatchLine(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A line of a batch's file: `custom_id` and `input`, or as OpenAI's batches have it, `method`, `url` and `body`.
+
+    A body that is sent to one of our own paths has its `input` inside; any other is the input itself.
+    """
+
+    custom_id: Annotated[str, Meta(max_length=512)] | None = None
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    method: Literal["POST"] | msgspec.UnsetType = msgspec.UNSET
+    url: Annotated[str, Meta(max_length=2048)] | msgspec.UnsetType = msgspec.UNSET
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 class PredictBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """The body of a `:predict`."""
 
@@ -49,6 +62,7 @@ class PredictBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froz
 
 _create = msgspec.json.Decoder(CreateBody)
 _predict = msgspec.json.Decoder(PredictBody)
+_line = msgspec.json.Decoder(BatchLine)
 _anything = msgspec.json.Decoder()
 
 _Body = TypeVar("_Body")
@@ -83,6 +97,48 @@ async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:
     instances = [(raw, _decode_input(data, raw)) for raw in body.instances]
     _check_depth(data)
     return instances
+
+
+class Item(NamedTuple):
+    """A line that can be read."""
+
+    custom_id: str | None
+    input: bytes  # as it came
+    value: Any  # of the input
+
+
+_OUR_PATH = re.compile(r"/v1/models/(?P<model>[^/:]+)(?:/versions/[^/:]+)?/predictions")
+
+
+def decode_line(data: bytes, model: str) -> Item:
+    """A line of a batch for a model. Raises Problem."""
+    line = _decode(_line, data)
+    raw = line.input
+    if (raw is msgspec.UNSET) == (line.body is msgspec.UNSET):
+        raise Problem.invalid("A line has `input`, or else `method`, `url` and `body`.", pointer="")
+    if isinstance(line.body, msgspec.Raw):
+        raw = _sent(line, model)
+    elif line.method is not msgspec.UNSET or line.url is not msgspec.UNSET:
+        raise Problem.invalid("`method` and `url` need a `body`, and no `input`.", pointer="")
+    assert isinstance(raw, msgspec.Raw)
+    if line.custom_id is not None and "\0" in line.custom_id:
+        raise Problem.invalid("NUL characters cannot be stored.", pointer="/custom_id")
+    value = _decode_input(data, raw)
+    _check_depth(data)
+    return Item(line.custom_id, bytes(raw), value)
+
+
+def _sent(line: BatchLine, model: str) -> msgspec.Raw:
+    """The input of a line in OpenAI's form."""
+    if isinstance(line.url, msgspec.UnsetType) or isinstance(line.method, msgspec.UnsetType):
+        raise Problem.invalid("A `body` needs `method` and `url`.", pointer="")
+    assert isinstance(line.body, msgspec.Raw)
+    ours = _OUR_PATH.fullmatch(line.url)
+    if ours is None:
+        return line.body
+    if ours["model"] != model:
+        raise Problem.invalid(f"The batch is for {model!r}.", pointer="/url")
+    return _decode(_create, bytes(line.body)).input
 
 
 async def read_body(call: Call, limit: int, decoder: msgspec.json.Decoder[_Body]) -> _Body:

@@ -20,6 +20,7 @@ from api.waiting import Waiting
 from headway.egress import Egress
 from headway.errors import StorageUnavailable
 from headway.settings import Settings
+from storage.batches import Batches
 from storage.deliveries import Deliveries
 from storage.engine import Database
 from storage.keys import Keys
@@ -40,6 +41,8 @@ class Service:
         self.predictions = Predictions(self.database)
         self.workers = Workers(self.database)
         self.deliveries = Deliveries(self.database)
+        self.batches = Batches(self.database)
+        self.uploads = Threads("uploads", 2)  # for what batches bring
         self.egress = Egress(settings.webhook_allow)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
         self.registry = Registry(Models(self.database))
@@ -93,6 +96,7 @@ class Service:
         self.registry.close()
         self.access.close()
         self.threads.close()
+        self.uploads.close()
         await self.publisher.close()
         await self.reports.close()
         self.database.close()

@@ -13,13 +13,18 @@ from headway.webhooks import WebhookStatus
 from storage.deliveries import Delivery
 
 
-def receiver(service: Service, url: str) -> str:
-    """The URL in its plain form. Raises Problem webhook_url_rejected, which says how the operator could allow it."""
+def receiver(service: Service, url: str, **where: str) -> str:
+    """The URL in its plain form. Raises Problem webhook_url_rejected, which says how the operator could allow it.
+
+    `where` it stands: parameter=…, else it is the body's field.
+    """
     try:
         return service.egress.checked_url(url)
     except UrlRefused as refused:
         detail = str(refused)
-        raise Problem("webhook_url_rejected", detail, errors=[{"pointer": "/webhook", "detail": detail}]) from refused
+        raise Problem(
+            "webhook_url_rejected", detail, errors=[{**(where or {"pointer": "/webhook"}), "detail": detail}]
+        ) from refused
 
 
 async def list_deliveries(service: Service, call: Call) -> Answer:

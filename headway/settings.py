@@ -33,6 +33,7 @@ class Settings:
     port: int = 8000
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
+    max_batch_lines: int = 10_000_000
     public_url: str = ""  # "" makes the paths in `urls` relative
     bootstrap_key: str = field(default="", repr=False)  # "" makes none
     allowed_hosts: tuple[str, ...] = ()  # what `Host` may be besides our own names and addresses
@@ -55,6 +56,7 @@ class Settings:
             port=integer(env, "HEADWAY_PORT", 8000, 0, 65535),
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
+            max_batch_lines=integer(env, "HEADWAY_MAX_BATCH_LINES", 10_000_000, 1, 1 << 40),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
             bootstrap_key=bootstrap_key(env),
             allowed_hosts=_several(env, "HEADWAY_ALLOWED_HOSTS"),
@@ -103,10 +105,13 @@ def integer(environ: Mapping[str, str], name: str, default: int, least: int, mos
 def duration(environ: Mapping[str, str], name: str, default: int) -> int:
     """Seconds, written as 90, 90s, 30m, 12h or 7d."""
     text = environ.get(name)
-    if text is None:
-        return default
+    return default if text is None else seconds_of(text, name)
+
+
+def seconds_of(text: str, name: str) -> int:
+    """Of a time like 90, 90s, 30m, 12h or 7d. Raises SettingsError, which begins with the name."""
     number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS_S else (text, "s")
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number) * _UNITS_S[unit] <= 1 << 32:
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number[:10]) * _UNITS_S[unit] <= 1 << 32:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a time like 90s, 30m, 12h or 7d")
     return int(number) * _UNITS_S[unit]
 

@@ -19,6 +19,7 @@ from headway.clock import new_id
 from headway.errors import StorageUnavailable
 from headway.settings import RETENTION_S
 from headway.types import Hint
+from storage.batches import Batches
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import GivenBack, Predictions
@@ -58,6 +59,7 @@ class Janitor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictions = Predictions(database)
+        self._batches = Batches(database)
         self._workers = Workers(database)
         self._models = Models(database)
         self._tenants = Tenants(database)
@@ -133,6 +135,7 @@ class Janitor:
             self._purged, count = self._predictions.purge(before, after=self._purged)
             gone += count
             if self._purged is None:
+                self._batches.purge(before)
                 break
         if gone:
             log.info("%d predictions had ended before the retention and are gone", gone)

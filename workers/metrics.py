@@ -5,7 +5,7 @@ What to do when one looks wrong stands in docs/operations.md, by its name.
 
 from collections.abc import Sequence
 
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from batching.policy import Reason
 from headway import broker
@@ -47,6 +47,9 @@ FAILURES = Counter("headway_failures_total", "Predictions that failed here, by c
 DEAD_WORKERS = Counter("headway_dead_workers_total", "Workers declared dead because their beat stood still.")
 RECOVERED_HINTS = Counter("headway_recovered_hints_total", "Hints that had left Redis unclaimed.", _VERSION)
 EXPIRED = Counter("headway_expired_total", "Predictions whose queue timeout passed.")
+#: Files that are coming in, or whose items have not all ended.
+OPEN_BATCHES = Gauge("headway_batches_open", "Batches that have not ended.")
+ENDED_BATCHES = Counter("headway_batches_ended_total", "Batches that have ended, by status.", ("status",))
 #: What came of POSTs; `outcome` is delivered, retried (again after a while) or given_up.
 WEBHOOK_ATTEMPTS = Counter("headway_webhook_attempts_total", "Attempts to deliver a webhook, by outcome.", ("outcome",))
 #: From the event to the answer that took it, over all its attempts.

@@ -1,4 +1,5 @@
-"""The utility worker: `headway utility`. It runs the janitor and sends webhooks; any number may run."""
+"""The utility worker: `headway utility`. It runs the janitor, looks after batches and sends webhooks; any number may
+run."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from headway.settings import Settings
 from storage.deliveries import Deliveries, Secrets
 from storage.engine import Database
 from workers import exposition
+from workers.batches import BatchKeeper
 from workers.janitor import Janitor
 from workers.publisher import Publisher
 from workers.webhooks import Deliverer
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: int | None) -> int:
-    """Until SIGTERM or SIGINT. What ends one of its two duties ends the other, too: whoever watches starts it again."""
+    """Until SIGTERM or SIGINT. What ends one of its duties ends the others, too: whoever watches starts it again."""
     interpreter.yield_often()
     asked_to_stop = stopping.on_signals()
     exposition.serve(metrics_host, metrics_port)
@@ -33,9 +35,11 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         settings.webhook_schedule,
         public_url=settings.public_url,
     )
-    threads = ThreadPoolExecutor(1, "webhooks")
-    sending = threads.submit(deliverer.run, asked_to_stop)
-    sending.add_done_callback(lambda _: asked_to_stop.set())
+    threads = ThreadPoolExecutor(2, "duty")
+    keeper = BatchKeeper(database, client, publisher)
+    duties = [threads.submit(deliverer.run, asked_to_stop), threads.submit(keeper.run, asked_to_stop)]
+    for duty in duties:
+        duty.add_done_callback(lambda _: asked_to_stop.set())
     try:
         Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
     finally:
@@ -44,5 +48,6 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         publisher.close()
         client.close()
         database.close()
-    sending.result()
+    for duty in duties:
+        duty.result()
     return 0

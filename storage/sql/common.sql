@@ -92,7 +92,7 @@ UPDATE predictions SET status = CASE status WHEN 0 THEN 5 ELSE 2 END, queued = N
 WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1);
 
 -- retry
--- From the beginning, but for the attempts made. The log is told what the row forgets; if it ends with a cancel, the
+-- From the beginning, but for the attempts made; not an item of a batch, which has been counted. The log is told what the row forgets; if it ends with a cancel, the
 -- claim before that is in it already. An entry has twenty characters.
 UPDATE predictions SET status = 0, queued = (1 = 1), failed = NULL, revision = revision + 1, claim = NULL,
     position = :now, expires_at = :now + queue_timeout_us, charged = 0, losses = 0, started_at = NULL,
@@ -102,7 +102,7 @@ UPDATE predictions SET status = 0, queued = (1 = 1), failed = NULL, revision = r
         || CASE WHEN started_at IS NULL OR substr(log, length(log) - 19, 3) = '[2,' THEN ''
             ELSE '[1,' || started_at || '],' END
         || '[' || status || ',' || completed_at || '],[0,' || :now || ']'
-WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at IS NULL;
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at IS NULL AND batch_id IS NULL;
 
 -- delete_prediction
 -- What it was about is gone; that it was there is not.
@@ -244,3 +244,92 @@ INSERT INTO webhook_secrets (tenant_id, secret) VALUES (:tenant_id, :secret) ON 
 INSERT INTO webhook_secrets (tenant_id, secret, previous, rotated_at) VALUES (:tenant_id, :secret, :previous, :now)
 ON CONFLICT (tenant_id) DO UPDATE SET
     secret = excluded.secret, previous = excluded.previous, rotated_at = excluded.rotated_at;
+
+-- begin_batch
+-- Of several that come with one idempotency key, the first is the batch.
+INSERT INTO batches (id, tenant_id, model, version, alias, line, priority, max_attempts, window_us, webhook,
+    idempotency_key, idempotency_digest, digest, created_at, touched_at)
+VALUES (:id, :tenant_id, :model, :version, :alias, :line, :priority, :max_attempts, :window_us, :webhook,
+    :idempotency_key, :idempotency_digest, :digest, :now, :now)
+ON CONFLICT DO NOTHING;
+
+-- read_batch
+SELECT * FROM batches WHERE id = :id;
+
+-- keyed_batch
+SELECT * FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :key;
+
+-- open_batches
+-- All that somebody has to look after.
+SELECT * FROM batches WHERE completed_at IS NULL ORDER BY id;
+
+-- list_batches
+SELECT * FROM batches WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+    AND status = coalesce(CAST(:status AS integer), status)
+ORDER BY batches.tenant_id DESC, batches.id DESC LIMIT :limit;
+
+-- advance_batch
+-- A block is stored once, after the one before it, while the batch still takes any.
+UPDATE batches SET blocks = blocks + 1, digest = :after, last_line = :last_line, total = total + :items,
+    touched_at = :now
+WHERE id = :id AND blocks = :number AND digest = :before AND status = 0 AND ending IS NULL;
+
+-- seal_batch
+UPDATE batches SET status = 1, sealed_at = :now, touched_at = :now, expires_at = :now + window_us,
+    revision = revision + 1
+WHERE id = :id AND blocks = :blocks AND digest = :digest AND total > 0 AND status = 0 AND ending IS NULL;
+
+-- abandon_batch
+-- Its key is free for another try.
+UPDATE batches SET ending = 4, error = :reason, idempotency_key = NULL, revision = revision + 1
+WHERE id = :id AND status = 0 AND ending IS NULL AND touched_at <= :now - :untouched;
+
+-- cancel_batch
+UPDATE batches SET status = 2, ending = 5, revision = revision + 1
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1) AND coalesce(ending, 6) = 6;
+
+-- expire_batch
+UPDATE batches SET ending = 6, revision = revision + 1
+WHERE id = :id AND status = 1 AND ending IS NULL AND expires_at <= :now;
+
+-- feed_batch
+UPDATE batches SET fed = :to WHERE id = :id AND fed = :fed AND status = 1 AND ending IS NULL;
+
+-- count_batch
+UPDATE batches SET counted = :counted, succeeded = succeeded + :succeeded, failed = failed + :failed,
+    canceled = canceled + :canceled, expired = expired + :expired, ahead = :ahead, rate = :rate, revision = revision + 1
+WHERE id = :id AND counted = :before AND completed_at IS NULL;
+
+-- complete_batch
+-- Once: all that came in has ended, and nothing more will come in.
+UPDATE batches SET completed_at = :now, ahead = NULL, revision = revision + 1,
+    status = CASE WHEN ending IS NULL OR ending = 6 AND expired = 0 THEN 3 ELSE ending END
+WHERE id = :id AND completed_at IS NULL AND counted >= last_line AND (sealed_at IS NOT NULL OR ending IS NOT NULL);
+
+-- owe_batch
+INSERT INTO deliveries (id, prediction_id, tenant_id, event, url, receiver, at, due_at, record)
+VALUES (:id, :batch_id, :tenant_id, :event, :url, :receiver, :at, :at, :record)
+ON CONFLICT DO NOTHING;
+
+-- purge_batches
+-- A batch outlives its items, and what it still owes.
+DELETE FROM batches WHERE completed_at < :before
+    AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.batch_id = batches.id)
+    AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = batches.id);
+
+-- first_unended
+-- Of the items between two lines, in their order.
+SELECT batch_index FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND batch_index <= :until AND status < 3
+ORDER BY batch_index LIMIT 1;
+
+-- count_items
+-- How those between two lines have ended.
+SELECT status, count(*) FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND batch_index <= :until AND status >= 3 GROUP BY status;
+
+-- farthest_item
+-- The last that is not where it was when it came.
+SELECT batch_index FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND batch_index <= :fed AND status > 0 AND attempt > 0
+ORDER BY batch_index DESC LIMIT 1;

@@ -175,13 +175,15 @@ RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
 -- purge
 -- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
--- by completion is needed: it would make every finish write to it. Who still owes a webhook stays.
+-- by completion is needed: it would make every finish write to it. Who still owes a webhook stays, and so do the
+-- items of a batch until it may go.
 WITH page AS MATERIALIZED (
     SELECT id FROM predictions WHERE id > :after::uuid AND id < :until::uuid ORDER BY id LIMIT :limit),
 f AS MATERIALIZED (
     SELECT p.id FROM page JOIN predictions p ON p.id = page.id
     WHERE p.status IN (3, 4, 5, 6) AND p.completed_at < :before
         AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = p.id AND d.state = 0)
+        AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.id = p.batch_id AND coalesce(b.completed_at, :before) >= :before)
     ORDER BY p.id FOR UPDATE OF p SKIP LOCKED),
 w AS (
     DELETE FROM deliveries WHERE prediction_id IN (SELECT id FROM f)),
@@ -274,3 +276,31 @@ d AS MATERIALIZED (
 UPDATE predictions p SET revision = revision + 1, webhook_status = d.status
 FROM d
 WHERE p.id = d.id AND (p.status >= 3 OR p.webhook_events & 1 = 0) AND coalesce(p.webhook_status, 1) <> d.status;
+
+-- item_hints
+SELECT batch_index, priority, id::text, size, shape, position FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND status = 0 ORDER BY batch_index LIMIT :limit;
+
+-- item_results
+SELECT batch_index, id::text, custom_id, status, output, error_code, error_message, claim::text, output_type,
+    output_bytes, deleted_at
+FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit;
+
+-- end_items
+-- A row that is locked is being claimed: it is not queued any more.
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 0
+    ORDER BY batch_index LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = CASE WHEN CAST(:expired AS integer) = 1 THEN 6 ELSE 5 END, queued = NULL,
+    revision = revision + 1, completed_at = :now
+FROM f WHERE p.id = f.id
+RETURNING p.batch_index, p.id::text, p.revision, p.attempt, p.completed_at;
+
+-- cancel_items
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 1
+    ORDER BY batch_index LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = 2, revision = revision + 1,
+    log = coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']'
+FROM f WHERE p.id = f.id
+RETURNING p.id::text;

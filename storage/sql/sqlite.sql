@@ -140,11 +140,14 @@ RETURNING id, revision, attempt, completed_at;
 
 -- purge_page
 -- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
--- by completion is needed: it would make every finish write to it. Who still owes a webhook stays.
+-- by completion is needed: it would make every finish write to it. Who still owes a webhook stays, and so do the
+-- items of a batch until it may go.
 SELECT max(id), json_group_array(id) FILTER (WHERE status IN (3, 4, 5, 6) AND completed_at < :before AND NOT owed)
 FROM (
     SELECT id, status, completed_at,
-        EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = predictions.id AND d.state = 0) AS owed
+        EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = predictions.id AND d.state = 0)
+            OR EXISTS (SELECT 1 FROM batches b WHERE b.id = batch_id AND coalesce(b.completed_at, :before) >= :before)
+            AS owed
     FROM predictions WHERE id > :after AND id < :until ORDER BY id LIMIT :limit);
 
 -- purge_inputs
@@ -233,3 +236,35 @@ FROM (
     WHERE prediction_id IN (SELECT value FROM json_each(:ids)) AND at >= p.position GROUP BY prediction_id) d
 WHERE id = d.prediction_id AND (predictions.status >= 3 OR webhook_events & 1 = 0)
     AND coalesce(webhook_status, 1) <> d.status;
+
+-- insert_items
+-- Lines of a batch's file: queued without the mark, or failed for what is wrong with them.
+INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, completed_at, priority, size,
+    shape, max_attempts, metadata, status, queued, failed, error_code, error_message, batch_id, batch_index, custom_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- item_hints
+SELECT json_group_array(json_array(batch_index, priority, id, size, shape, position)) FROM (
+    SELECT batch_index, priority, id, size, shape, position FROM predictions
+    WHERE batch_id = :id AND batch_index > :after AND status = 0 ORDER BY batch_index LIMIT :limit);
+
+-- item_results
+SELECT json_group_array(json_array(batch_index, id, custom_id, status, CASE WHEN output IS NOT NULL THEN hex(output) END,
+    error_code, error_message, claim, output_type, output_bytes, deleted_at)) FROM (
+    SELECT * FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit);
+
+-- end_items
+UPDATE predictions SET status = CASE WHEN CAST(:expired AS integer) = 1 THEN 6 ELSE 5 END, queued = NULL,
+    revision = revision + 1, completed_at = :now
+WHERE id IN (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 0
+    ORDER BY batch_index LIMIT :limit)
+RETURNING batch_index, id, revision, attempt, completed_at;
+
+-- cancel_items
+UPDATE predictions SET status = 2, revision = revision + 1,
+    log = coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']'
+WHERE id IN (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 1
+    ORDER BY batch_index LIMIT :limit)
+RETURNING id;
