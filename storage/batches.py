@@ -6,6 +6,7 @@ by whoever looks after the batch; two that do it at once count nothing twice.
 """
 
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -182,7 +183,7 @@ class Batches:
                 copy.set_types(["uuid", "bytea"])
                 for item in items:
                     if item.error is None:
-                        copy.write_row((item.id, item.body))
+                        copy.write_row((uuid.UUID(item.id), item.body))
 
     @staticmethod
     def _columns(batch: Batch, item: NewItem, now: int) -> tuple[Any, ...]:
