@@ -22,8 +22,8 @@ NO_DIGEST = ""
 _PIECE = 1 << 18
 #: A file may unpack to so many times its size, beyond so many bytes: JSON of real data shrinks to a tenth, a bomb to a
 #: thousandth.
-_MOST_RATIO = 200
-_RATIO_BEYOND = 64 << 20
+_MOST_RATIO = 100
+_RATIO_BEYOND = 1 << 20
 
 
 class Lines(NamedTuple):
@@ -119,7 +119,6 @@ async def unzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     packed = unpacked = 0
     begun = False
     async for piece in pieces:
-        packed += len(piece)
         out = b""
         while piece or len(out) == _PIECE:  # a full piece: more of it may wait inside
             if member.eof and piece:  # a file may have several members, one after the other
@@ -129,11 +128,13 @@ async def unzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 out = member.decompress(piece, _PIECE)
             except zlib.error as error:
                 raise Problem("malformed_request", "The body is not valid gzip.") from error
+            rest = member.unused_data if member.eof else member.unconsumed_tail
             unpacked += len(out)
+            packed += len(piece) - len(rest)
+            piece = rest
             if unpacked > _RATIO_BEYOND and unpacked > _MOST_RATIO * packed:
                 raise Problem("payload_too_large", f"The body unpacks to more than {_MOST_RATIO} times its size.")
             if out:
                 yield out
-            piece = member.unused_data if member.eof else member.unconsumed_tail
     if begun and not member.eof:
         raise Problem("malformed_request", "The gzip stream ends before it is complete.")

@@ -22,6 +22,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "status": {"type": "string", "enum": list(_STATUSES)},
     "model": {"type": "string", "pattern": f"^{NAME.pattern}$"},
     "version": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+    "batch_id": {"type": "string", "format": "uuid"},
     "limit": {"type": "integer", "minimum": 1, "maximum": _MOST, "default": _USUAL},
     "after": {"type": "string", "format": "uuid", "description": "The `last_id` of the page before."},
 }
@@ -32,12 +33,16 @@ async def list_predictions(service: Service, call: Call) -> Answer:
     """A page. With a filter it may be short, or empty, though there are more: `has_more` tells."""
     asked = query_parameters(call.query, _ALLOWED)
     limit, after = limit_of(asked), cursor_of(asked)
+    batch_id = asked.get("batch_id")
+    if batch_id is not None and not _CURSOR.fullmatch(batch_id):
+        raise Problem.invalid("`batch_id` is the id of a batch.", parameter="batch_id")
     page = await service.threads.run(
         lambda: service.predictions.page(
             call.tenant,
             status=_STATUSES.get(asked.get("status", "")),
             model=name_of(asked, "model"),
             version=name_of(asked, "version"),
+            batch_id=batch_id,
             after=after,
             limit=limit,
         )

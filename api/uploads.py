@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
 _TRIES = 3
 _PAUSE_S = 1.0
+#: Lines that a refusal speaks of.
+_MOST_TOLD = 10
 
 T = TypeVar("T")
 
@@ -73,14 +75,21 @@ class Upload:
         return asyncio.get_running_loop().create_task(self._store(block))
 
     async def _store(self, lines: Lines) -> None:
+        if self._batch is not None and lines.number < self._batch.blocks:
+            return  # an earlier request brought it
+        items = await self._service.uploads.run(lambda: self._items(lines), patience_s=_PATIENCE_S)
         if self._batch is None:
+            _check_first(items)
             self._batch = await self._begin()
         batch = self._batch
         if lines.number < batch.blocks:
-            return  # an earlier request brought it
+            return
         if lines.number == batch.blocks and lines.before != batch.digest:
             raise reused()
-        if not await self._in_sql(lambda: self._append(batch, lines)):
+        block = Block(number=lines.number, before=lines.before, after=lines.after, last_line=lines.last, items=items)
+        if await self._in_sql(lambda: self._service.batches.append(batch, block)):
+            metrics.BATCH_LINES.inc(len(items))
+        else:
             await self._catch_up(batch, lines)
 
     async def _begin(self) -> Batch:
@@ -89,17 +98,12 @@ class Upload:
             raise reused()
         return batch
 
-    def _append(self, batch: Batch, lines: Lines) -> bool:
-        items = [
+    def _items(self, lines: Lines) -> list[NewItem]:
+        return [
             self._item(number, line)
             for number, line in enumerate(lines.lines, lines.first)
-            if line is None or (not line.isspace() and line)
+            if line is None or (line and not line.isspace())
         ]
-        block = Block(number=lines.number, before=lines.before, after=lines.after, last_line=lines.last, items=items)
-        stored = self._service.batches.append(batch, block)
-        if stored:
-            metrics.BATCH_LINES.inc(len(items))
-        return stored
 
     def _item(self, number: int, line: bytes | None) -> NewItem:
         id_ = new_id()
@@ -158,6 +162,17 @@ class Upload:
                 log.warning("sql is away, an upload waits: %s", error)
                 await asyncio.sleep(_PAUSE_S)
         return await self._service.uploads.run(call, patience_s=_PATIENCE_S)
+
+
+def _check_first(items: list[NewItem]) -> None:
+    """A file that is something else altogether is better refused than taken for a million mistakes. Raises Problem."""
+    bad = [(item.line, item.error.message) for item in items if item.error is not None]
+    if bad and len(bad) == len(items):
+        raise Problem(
+            "validation_failed",
+            f"No line of the file's beginning is a prediction. Line {bad[0][0]}: {bad[0][1]}",
+            errors=[{"line": str(line), "detail": message} for line, message in bad[:_MOST_TOLD]],
+        )
 
 
 def _bad(id_: str, number: int, custom_id: str | None, message: str) -> NewItem:

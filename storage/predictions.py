@@ -453,8 +453,7 @@ class Predictions:
                 if changed:
                     for more in then:
                         self._database.run(connection, more, id=id_)
-                rows = self._database.rows(connection, "read", ids=self._ids([id_]))
-            return next((prediction_of(row) for row in rows), None)
+                return next(iter(self._rows(connection, [id_])), None)
 
         row = self._database.retrying(once)
         return changed, row if row is not None and row.tenant_id == tenant_id else None
@@ -540,8 +539,8 @@ class Predictions:
     def read(self, ids: Sequence[str]) -> dict[str, Prediction]:
         """By id; those that are not there are left out."""
         ids = _valid(ids)
-        rows = self._read(lambda c: self._database.rows(c, "read", ids=self._ids(ids))) if ids else ()
-        return {row[0]: prediction_of(row) for row in rows}
+        rows = self._read(lambda c: self._rows(c, ids)) if ids else []
+        return {row.id: row for row in rows}
 
     def read_input(self, id_: str, tenant_id: str) -> bytes | None:
         """The input's JSON as it was received; None also where the prediction is another tenant's."""
@@ -557,30 +556,43 @@ class Predictions:
         status: Status | None = None,
         model: str | None = None,
         version: str | None = None,
+        batch_id: str | None = None,
         after: str | None = None,
         limit: int = 20,
         scan: int = SCANNED_AT_MOST,
     ) -> Page:
-        """A tenant's predictions older than `after`, without outputs.
+        """A tenant's predictions older than `after`, without outputs; those of a batch from its last line on.
 
         A page looks at `scan` rows at most, so it may be short, or empty, though there are more.
         """
-        end = "list_failed" if status is Status.FAILED else "list_predictions"
-        place = {"tenant_id": tenant_id, "after": after or _LAST_ID}
+        place: dict[str, Any] = {"tenant_id": tenant_id, "after": after or _LAST_ID}
         wanted = {"status": status, "model": model, "version": version}
-        if status is Status.FAILED:
+        if batch_id is not None:
+            found, scanned = "list_items", "scanned_items"
+            place["batch_id"] = batch_id
+        elif status is Status.FAILED:
+            found, scanned = "list_failed", "scanned_failed"
             del wanted["status"]
+        else:
+            found, scanned = "list_predictions", "scanned"
 
         def once(connection: sqlalchemy.Connection) -> Page:
             run = self._database.run
-            found = run(connection, end, **place, **wanted, scan=scan, limit=limit + 1).all()
-            rows = [prediction_of(row) for row in found[:limit]]
-            if len(found) > limit:
-                return Page(rows=rows, after=rows[-1].id)
-            scanned = "scanned_failed" if status is Status.FAILED else "scanned"
+            ids = [row[0] for row in run(connection, found, **place, **wanted, scan=scan, limit=limit + 1)]
+            there = {row.id: row for row in self._rows(connection, ids[:limit], outputs=False)}
+            rows = [there[id_] for id_ in ids[:limit] if id_ in there]  # one may have been purged meanwhile
+            if len(ids) > limit:
+                return Page(rows=rows, after=ids[limit - 1])
             return Page(rows=rows, after=run(connection, scanned, **place, skip=scan - 1).scalar())
 
         return self._read(once)
+
+    def _rows(self, connection: sqlalchemy.Connection, ids: Sequence[str], *, outputs: bool = True) -> list[Prediction]:
+        if not ids:
+            return []
+        return [
+            prediction_of(row) for row in self._database.rows(connection, "read", ids=self._ids(ids), outputs=outputs)
+        ]
 
     def hint(self, id_: str) -> Hint | None:
         """Of a row that is queued."""

@@ -120,15 +120,9 @@ DELETE FROM deliveries WHERE prediction_id = :id AND state <> 0;
 -- list_predictions
 -- One page, newest first, of what is among the `scan` next rows: a filter that few rows pass does not read them all. The
 -- tenant is compared together with the id: with an equality a planner may walk all tenants' rows by their ids alone.
-SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
-    max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
-    expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
-    log, deleted_at, CAST(batch_id AS text), custom_id, output_type, output_bytes
-FROM (
-    SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
-        claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
-        batch_size, webhook, webhook_status, progress, log, deleted_at, batch_id, custom_id, output_type, output_bytes
-    FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+SELECT CAST(id AS text) FROM (
+    SELECT tenant_id, id, model, version, status, deleted_at FROM predictions
+    WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
     AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
@@ -136,18 +130,23 @@ ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 
 -- list_failed
 -- The same of failed ones, which have an index.
-SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
-    max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
-    expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
-    log, deleted_at, CAST(batch_id AS text), custom_id, output_type, output_bytes
-FROM (
-    SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
-        claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
-        batch_size, webhook, webhook_status, progress, log, deleted_at, batch_id, custom_id, output_type, output_bytes
-    FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
+SELECT CAST(id AS text) FROM (
+    SELECT tenant_id, id, model, version FROM predictions
+    WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
 ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
+
+-- list_items
+-- The same of one batch, the last line first.
+SELECT CAST(id AS text) FROM (
+    SELECT batch_index, tenant_id, id, model, version, status, deleted_at FROM predictions
+    WHERE batch_id = :batch_id
+        AND batch_index < coalesce((SELECT batch_index FROM predictions WHERE id = :after), 9223372036854775807)
+    ORDER BY batch_index DESC LIMIT :scan) p
+WHERE tenant_id = :tenant_id AND deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
+    AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
+ORDER BY batch_index DESC LIMIT :limit;
 
 -- scanned
 -- The last row that a page has looked at, where it looked at as many as it may.
@@ -158,6 +157,12 @@ ORDER BY predictions.tenant_id DESC, predictions.id DESC LIMIT 1 OFFSET :skip;
 SELECT CAST(id AS text) FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     AND failed
 ORDER BY predictions.tenant_id DESC, predictions.id DESC LIMIT 1 OFFSET :skip;
+
+-- scanned_items
+SELECT CAST(id AS text) FROM predictions
+WHERE batch_id = :batch_id
+    AND batch_index < coalesce((SELECT batch_index FROM predictions WHERE id = :after), 9223372036854775807)
+ORDER BY batch_index DESC LIMIT 1 OFFSET :skip;
 
 -- hint
 SELECT CAST(id AS text), size, shape, position FROM predictions WHERE id = :id AND status = 0;

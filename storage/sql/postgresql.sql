@@ -195,8 +195,8 @@ SELECT (SELECT id::text FROM page ORDER BY id DESC LIMIT 1), (SELECT count(*) FR
 
 -- read
 SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
-    claim::text, metadata, output, error_code, error_message, created_at, started_at, completed_at, expires_at,
-    predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log,
+    claim::text, metadata, CASE WHEN :outputs THEN output END, error_code, error_message, created_at, started_at,
+    completed_at, expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log,
     deleted_at, batch_id::text, custom_id, output_type, output_bytes
 FROM predictions WHERE id = ANY(:ids::uuid[]);
 

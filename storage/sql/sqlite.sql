@@ -161,8 +161,8 @@ DELETE FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- read
 SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, position, priority, status, revision,
-    attempt, max_attempts, claim, metadata, CASE WHEN output IS NOT NULL THEN hex(output) END, error_code,
-    error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
+    attempt, max_attempts, claim, metadata, CASE WHEN :outputs AND output IS NOT NULL THEN hex(output) END,
+    error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
     CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log, deleted_at,
     batch_id, custom_id, output_type, output_bytes))
 FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
