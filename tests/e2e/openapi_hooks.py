@@ -1,0 +1,5 @@
+"""What Schemathesis has to be told of our media types: loaded by it, in its own process."""
+
+import schemathesis
+
+schemathesis.serializer.alias(["application/x-ndjson", "application/jsonl"], "text/plain")
