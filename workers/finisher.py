@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ class Settled:
 
     parts: list[Finished]
     done: Callable[[dict[str, Ended]], None]
+    unheard: Collection[str] = ()  # ids that nobody is told of: who wants to know looks
 
 
 class Finisher:
@@ -80,7 +81,8 @@ class Finisher:
     def _write(self, group: list[Settled]) -> None:
         parts = [part for settled in group for part in settled.parts]
         ended = persist(lambda: self._predictions.finish(parts))
-        self._publisher.ended(ended)
+        unheard = {id_ for settled in group for id_ in settled.unheard}
+        self._publisher.ended({id_: one for id_, one in ended.items() if id_ not in unheard} if unheard else ended)
         for settled in group:
             settled.done(ended)
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from batching.ceiling import Ceiling
 from batching.policy import Waiting
 from batching.reloads import Reloads
+from headway import broker
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
 from headway.notices import Ended
@@ -195,7 +196,7 @@ class Runner:
             for call in self._split(rows, claims):
                 self._send(call)
             self._lead += 0.2 * (time.monotonic() - began - self._lead)
-            metrics.formed(self._labels, taken.reason, [began - item.arrived for item in taken.items])
+            metrics.formed(self._labels, taken, began)
 
     def _await_slot(self) -> Executor | None:
         """Until a process is ready and has room; None at the end."""
@@ -430,7 +431,9 @@ class Runner:
             metrics.finished(self._labels, rows, ended)
             self._on_ended(ended, ids)
 
-        self._finisher.put(Settled(parts, done), at_once=idle)
+        # Thousands of a batch end in a second, and who follows it reads the batch.
+        unheard = [row.id for row in rows if broker.is_bulk(row.line)]
+        self._finisher.put(Settled(parts, done, unheard), at_once=idle)
 
     def _said(self, said: Said) -> None:
         """Reports go to Redis, progress to SQL as well; an item whose cancel the model has heeded is settled."""

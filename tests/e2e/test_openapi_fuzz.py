@@ -58,7 +58,9 @@ def test_whatever_is_asked_the_answer_is_documented_and_never_a_5xx(tmp_path: Pa
             *("--exclude-checks", LEFT_OUT, "--continue-on-failure", "--request-timeout", "70", "--no-color"),
         ]
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        run = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=800, check=False)
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=800, check=False
+        )
 
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     generated = re.search(r"(\d+) generated", run.stdout)
