@@ -76,7 +76,9 @@ def decide(waiting: Sequence[Waiting], now: float, *, free_at: float, coming: in
     if not waiting:
         return WaitUntil(math.inf)
     crew = board(waiting, now, rules)
-    if is_full(crew, rules):
+    full = is_full(crew, rules)
+    # Items of batches do not stand before a busy device: whoever is in more of a hurry could still come.
+    if full and not (crew[0].bulk and now < free_at):
         return Take(crew, Reason.FULL)
     if now < free_at:
         return WaitUntil(free_at)  # departing earlier would end no earlier, and end with fewer
