@@ -212,6 +212,13 @@ DATA = [
         ),
         scope="read",
     ),
+    _get(
+        "/v1/batches/{id}/deliveries",
+        batches.list_batch_deliveries,
+        "What was sent to a batch's webhook",
+        "batch_not_found",
+        "unavailable",
+    ),
     Endpoint(
         "POST",
         "/v1/batches/{id}/cancel",

@@ -16,7 +16,7 @@ from api.predictions import RETRY_AFTER
 from api.problems import Problem
 from api.service import Service
 from api.uploads import Upload
-from api.webhooks import receiver
+from api.webhooks import deliveries_of, receiver
 from headway import broker
 from headway.batches import Batch, BatchResult, BatchStatus, batch_json, path_of
 from headway.clock import new_id
@@ -225,6 +225,12 @@ def _result_line(one: ItemResult) -> bytes:
     else:
         error = _WORDS[one.status]
     return _encoder.encode(BatchResult(line=one.line, custom_id=one.custom_id, output=output, error=error)) + b"\n"
+
+
+async def list_batch_deliveries(service: Service, call: Call) -> Answer:
+    """200 with what its webhook was sent."""
+    query_parameters(call.query, {})
+    return await deliveries_of(service, call, (await _own(service, call)).id)
 
 
 async def _own(service: Service, call: Call) -> Batch:

@@ -32,6 +32,11 @@ async def list_deliveries(service: Service, call: Call) -> Answer:
     query_parameters(call.query, {})
     id_ = id_of(call)
     await own(service, call, id_)
+    return await deliveries_of(service, call, id_)
+
+
+async def deliveries_of(service: Service, call: Call, id_: str) -> Answer:
+    """Of a prediction, or of a batch."""
     rows = await service.threads.run(lambda: service.deliveries.of(id_, call.tenant))
     return json_answer({"object": "list", "data": [_body(one) for one in rows], "has_more": False})
 
@@ -49,7 +54,7 @@ def _body(one: Delivery) -> dict[str, Any]:
     return {
         "id": one.id,
         "object": "delivery",
-        "prediction_id": one.prediction_id,
+        "batch_id" if one.event.startswith("batch.") else "prediction_id": one.subject_id,
         "type": one.event,
         "url": one.url,
         "status": one.status.label,

@@ -62,7 +62,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """As it is listed."""
 
     id: str
-    prediction_id: str
+    subject_id: str  # the prediction's, or the batch's
     event: str
     url: str
     at: int
@@ -168,13 +168,13 @@ class Deliveries:
 
         self._database.retrying(once)
 
-    def of(self, prediction_id: str, tenant_id: str) -> list[Delivery]:
-        """Of one prediction, oldest first."""
+    def of(self, subject_id: str, tenant_id: str) -> list[Delivery]:
+        """Of one prediction, or one batch, oldest first."""
 
         def once() -> list[Delivery]:
             with self._database.read() as connection:
                 rows = self._database.run(
-                    connection, "deliveries_of", prediction_id=prediction_id, tenant_id=tenant_id
+                    connection, "deliveries_of", prediction_id=subject_id, tenant_id=tenant_id
                 ).all()
             return [_delivery(row) for row in rows]
 
@@ -287,10 +287,10 @@ def _leased(row: Sequence[Any]) -> Leased:
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:
-    id_, prediction_id, event, url, at, due_at, state, log = row
+    id_, subject_id, event, url, at, due_at, state, log = row
     return Delivery(
         id=id_,
-        prediction_id=str(prediction_id),
+        subject_id=str(subject_id),
         event=event,
         url=url,
         at=at,

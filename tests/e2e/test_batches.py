@@ -13,6 +13,7 @@ import pytest
 
 from headway.running import RunningHeadway
 from headway.testing import wait_until
+from tests.receiver import Receiver
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 
@@ -37,8 +38,16 @@ def headway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningH
     (folder / "1" / "model.py").write_text(DOUBLE)
     (folder / "model.toml").write_text("[batching]\nmax_batch_size = 64\n")
     options = [] if request.param == "sqlite" else ["--database-url", request.getfixturevalue("empty_postgres_url")]
-    with RunningHeadway(tmp_path, options=options) as running:
+    environ = {"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}
+    with RunningHeadway(tmp_path, options=options, environ=environ) as running:
         yield running
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
 
 
 def file_of(count: int) -> bytes:
@@ -84,11 +93,12 @@ class Following:
 
 
 @pytest.mark.timeout(240)
-def test_every_line_comes_out_once_in_order_and_right_whatever_is_killed(headway: RunningHeadway) -> None:
+def test_every_line_comes_out_once_in_order_and_right_whatever_is_killed(
+    headway: RunningHeadway, receiver: Receiver
+) -> None:
     with httpx.Client(base_url=headway.data_url, timeout=60) as client:
-        batch = client.post(
-            "/v1/batches?model=double", content=file_of(LINES), headers={"content-type": "application/x-ndjson"}
-        ).json()
+        path = f"/v1/batches?model=double&webhook={receiver.url}/ended"
+        batch = client.post(path, content=file_of(LINES), headers={"content-type": "application/x-ndjson"}).json()
     following = Following(headway.data_url, batch)
     for part, share in {"utility": 0.05, "worker": 0.2, "api": 0.35, "double@1": 0.5}.items():
         wait_until(lambda share=share: len(following.lines) >= share * LINES, 60, f"{share:.0%} of the lines")  # type: ignore[misc]
@@ -103,7 +113,15 @@ def test_every_line_comes_out_once_in_order_and_right_whatever_is_killed(headway
             assert one["error"]["code"] == "model_error"
         else:
             assert one["output"] == 2 * number
-    done = httpx.get(f"{headway.data_url}{batch['urls']['get']}").json()
+    (told,) = wait_until(lambda: receiver.got, 20, "the webhook")
+    with httpx.Client(base_url=headway.data_url) as client:
+        done = client.get(batch["urls"]["get"]).json()
+        sent = f"{batch['urls']['get']}/deliveries"
+        (delivery,) = wait_until(
+            lambda: [one for one in client.get(sent).json()["data"] if one["status"] == "succeeded"], 10, "the delivery"
+        )
+    assert (told.event["type"], told.event["data"]) == ("batch.completed", done)
+    assert (delivery["id"], delivery["batch_id"]) == (told.id, batch["id"])
     counts = {"total": LINES, "completed": LINES - LINES // 1000, "failed": LINES // 1000, "canceled": 0, "expired": 0}
     assert done["request_counts"] == counts
 
