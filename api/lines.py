@@ -12,7 +12,7 @@ from typing import NamedTuple
 from api.problems import Problem
 
 #: A block ends with whichever comes first.
-BLOCK_LINES = 500
+BLOCK_LINES = 250
 BLOCK_BYTES = 1 << 20
 
 #: Before any block.

@@ -37,6 +37,7 @@ from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.serving import Serving
 from workers.stragglers import Stragglers
+from workers.yielding import Hurry
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def main(
     progress = Progress(predictions)
     progress.start()
     claims = Claims()
+    hurry = Hurry()
     loading = threading.BoundedSemaphore(os.cpu_count() or 1)
     intake: Intake | None = None
     servings: list[Serving] = []
@@ -109,6 +111,7 @@ def main(
                 publisher=publisher,
                 progress=progress,
                 loading=loading,
+                hurry=hurry,
                 on_ended=lambda ended, ids: intake.ended(ended, ids) if intake is not None else None,
             )
         )

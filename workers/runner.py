@@ -17,7 +17,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from batching.ceiling import Ceiling
-from batching.policy import Waiting
+from batching.policy import Pace, Waiting
 from batching.reloads import Reloads
 from headway import broker
 from headway.clock import new_id
@@ -34,6 +34,7 @@ from workers.finisher import Finisher, Settled, persist
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.window import Window
+from workers.yielding import Hurry, Yielding
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Runner:
         publisher: Publisher,
         progress: Progress,
         loading: threading.Semaphore,
+        hurry: Hurry,
         on_state: Callable[[State, str | None, Loaded | None], None],
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
@@ -97,6 +99,7 @@ class Runner:
         self._pace = math.nan  # seconds a call, moving average
         self._lead = 0.003  # seconds from a take to the call being in the pipe, moving average
         self._reloads = Reloads()
+        self._yielding = Yielding(hurry)
 
         self._device_thread = threading.Thread(target=self._device, name=f"device {window.model}", daemon=True)
         self._feed_thread = threading.Thread(target=self._feed, name=f"feed {window.model}", daemon=True)
@@ -183,6 +186,7 @@ class Runner:
                 self._free_at,
                 abandon=lambda e=executor: self._executor is not e,  # type: ignore[misc]
                 at_most=lambda: self._ceiling.at_most,
+                pace=self._pace_of_batches,
             )
             if taken is None:
                 if not self._window.open:
@@ -194,6 +198,7 @@ class Runner:
                 self._hand_back([row for row in rows if row.id in canceled], claims)
                 rows = [row for row in rows if row.id not in canceled]
             for call in self._split(rows, claims):
+                call.taken_at = began
                 self._send(call)
             self._lead += 0.2 * (time.monotonic() - began - self._lead)
             metrics.formed(self._labels, taken, began)
@@ -212,6 +217,10 @@ class Runner:
         if not self._in_flight:
             return 0.0
         return math.inf if math.isnan(self._pace) else self._began + self._pace - self._lead
+
+    def _pace_of_batches(self) -> Pace:
+        busy = any(call.bulk for call in tuple(self._in_flight)) or self._finisher.bulk_waiting
+        return self._yielding.pace(busy=busy)
 
     def _claim(self, items: Sequence[Waiting]) -> tuple[list[Claimed], dict[str, str]]:
         """The rows that are ours now, filled up from the window where some were not to be had."""
@@ -251,6 +260,7 @@ class Runner:
 
     def _split(self, rows: list[Claimed], claims: dict[str, str]) -> list[Call]:
         """Calls by the company each row may keep after what it has been through."""
+        bulk = all(broker.is_bulk(row.line) for row in rows)
         few = max(1, self._window.max_batch_size // 8)
         free = [row for row in rows if row.losses == 0]
         wary = [row for row in rows if row.losses == 1]
@@ -260,7 +270,7 @@ class Runner:
         calls = []
         for part in parts:
             self._calls += 1
-            calls.append(Call(self._calls, part, {row.id: claims[row.id] for row in part}))
+            calls.append(Call(self._calls, part, {row.id: claims[row.id] for row in part}, bulk))
         return calls
 
     def _send(self, call: Call) -> None:
@@ -430,10 +440,13 @@ class Runner:
             self._window.forget(ids)
             metrics.finished(self._labels, rows, ended)
             self._on_ended(ended, ids)
+            if call.bulk:
+                self._yielding.ended(call.taken_at, max(one.predict_us for one in outcomes) / 1e6)
+                self._window.wake()
 
         # Thousands of a batch end in a second, and who follows it reads the batch.
         unheard = [row.id for row in rows if broker.is_bulk(row.line)]
-        self._finisher.put(Settled(parts, done, unheard), at_once=idle)
+        self._finisher.put(Settled(parts, done, call.bulk, unheard), at_once=idle)
 
     def _said(self, said: Said) -> None:
         """Reports go to Redis, progress to SQL as well; an item whose cancel the model has heeded is settled."""

@@ -19,6 +19,7 @@ from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.runner import Runner
 from workers.window import Window
+from workers.yielding import Hurry
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,11 @@ class Serving:
         publisher: Publisher,
         progress: Progress,
         loading: threading.Semaphore,
+        hurry: Hurry,
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
         self.model, self.version = found.model, found.version
-        self.window = Window(found.model, found.version, manifest)
+        self.window = Window(found.model, found.version, manifest, hurry)
         self._worker_id = worker_id
         self._device = device
         self._models = models
@@ -75,6 +77,7 @@ class Serving:
                 publisher=publisher,
                 progress=progress,
                 loading=loading,
+                hurry=hurry,
                 on_state=lambda state, reason, loaded, instance=instance: self._on_state(  # type: ignore[misc]
                     instance, state, reason, loaded
                 ),

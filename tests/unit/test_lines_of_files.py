@@ -46,9 +46,9 @@ def test_lines_and_digest_do_not_depend_on_how_the_bytes_arrive(lines: list[byte
 def test_blocks_end_by_lines_or_by_bytes_and_are_numbered() -> None:
     blocks, cutter = cut([b"x\n" * (2 * BLOCK_LINES + 1)])
     assert [(block.number, block.first, block.last) for block in blocks] == [
-        (0, 1, 500),
-        (1, 501, 1000),
-        (2, 1001, 1001),
+        (0, 1, 250),
+        (1, 251, 500),
+        (2, 501, 501),
     ]
     assert [block.before for block in blocks] == ["", blocks[0].after, blocks[1].after]
     assert (cutter.blocks, cutter.digest) == (3, blocks[2].after)

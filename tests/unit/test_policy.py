@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batching import cost
 from batching.lane import Lane
-from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, board, decide
+from batching.policy import Pace, Reason, Rules, Take, Waiting, WaitUntil, board, decide
 
 RULES = Rules(max_batch_size=4, max_wait_s=0.005)
 
@@ -62,6 +62,14 @@ def test_items_of_batches_take_the_places_that_others_leave() -> None:
 def test_items_of_batches_do_not_stand_before_a_busy_device_however_many_they_are() -> None:
     assert decide(bulk(8), 1.0, free_at=2.0, coming=0, rules=RULES) == WaitUntil(2.0)
     assert names(decide(bulk(8), 2.0, free_at=2.0, coming=0, rules=RULES)) == ["bulk0", "bulk1", "bulk2", "bulk3"]
+
+
+def test_items_of_batches_keep_to_their_pace_while_others_are_in_a_hurry() -> None:
+    pace = Pace(at=5.0, at_most=2)
+    assert decide(bulk(8), 1.0, free_at=0.0, coming=0, rules=RULES, pace=pace) == WaitUntil(5.0)
+    assert names(decide(bulk(8), 5.0, free_at=0.0, coming=0, rules=RULES, pace=pace)) == ["bulk0", "bulk1"]
+    crowd = [*bulk(8), waiting("a")]
+    assert names(decide(crowd, 1.0, free_at=0.0, coming=0, rules=RULES, pace=pace)) == ["a", "bulk0", "bulk1"]
 
 
 def test_items_of_batches_are_not_passed_over_for_ever() -> None:
