@@ -85,8 +85,8 @@ class AsyncClient:
         """A batch of a file's lines, or of inputs, once all of it has arrived.
 
         `source`: the path of a file, which is sent as it is (NDJSON, plain or gzip, or Parquet), or an iterable of
-        inputs, `headway.Line`s where they have names. It is read as it is sent, in threads; an iterable is kept in a temporary
-        file until it has arrived, because what broke off is sent again from its beginning.
+        inputs, `headway.Line`s where they have names. It is read as it is sent, in threads; an iterable is kept in a
+        temporary file until it has arrived, because what broke off is sent again from its beginning.
         """
         with Upload(source, options.get("on_sent")) as upload:
             return AsyncBatchJob(self, await self._run(self._batches.create(upload, model, options)))
