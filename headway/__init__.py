@@ -11,7 +11,7 @@ from headway.errors import HeadwayError
 from headway.model import Context, InvalidInput, Item, Model
 
 if TYPE_CHECKING:
-    from headway.client import ApiError, AsyncClient, Client, NotSucceeded, Timeout, Unreachable
+    from headway.client import ApiError, AsyncClient, Client, Line, NotSucceeded, Timeout, Unreachable
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "HeadwayError",
     "InvalidInput",
     "Item",
+    "Line",
     "Model",
     "NotSucceeded",
     "Timeout",
@@ -29,7 +30,7 @@ __all__ = [
     "__version__",
 ]
 
-_OF_THE_CLIENT = {"ApiError", "AsyncClient", "Client", "NotSucceeded", "Timeout", "Unreachable"}
+_OF_THE_CLIENT = {"ApiError", "AsyncClient", "Client", "Line", "NotSucceeded", "Timeout", "Unreachable"}
 
 
 def __getattr__(name: str) -> Any:

@@ -39,14 +39,14 @@ _COLOURS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "expire
 
 
 @contextlib.contextmanager
-def asking(url: str | None, key: str | None) -> Iterator[Client]:
+def asking(url: str | None, key: str | None, *, retries: int = _RETRIES) -> Iterator[Client]:
     try:
-        with Client(url, key, timeout=_TIMEOUT_S, retries=_RETRIES) as client:
+        with Client(url, key, timeout=_TIMEOUT_S, retries=retries) as client:
             yield client
     except (NotSucceeded, Timeout, Unreachable, ApiError) as error:
         if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
             raise
-        print(f"headway: {_one_line(str(error))}", file=sys.stderr)
+        print(f"headway: {one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from error
     except (ValueError, RecursionError) as error:  # an input or a key that cannot be sent
         raise SettingsError(str(error)) from error
@@ -102,6 +102,19 @@ def watch(client: Client, id_: str) -> Prediction:
     return prediction
 
 
+def cancel(client: Client, id_: str) -> str:
+    """The status of the prediction, or batch, then. Ids of both look alike."""
+    try:
+        return client.cancel(id_).status
+    except ApiError as error:
+        if error.code != "prediction_not_found":
+            raise
+        try:
+            return client.get_batch(id_).cancel().status
+        except ApiError as of_batch:
+            raise (error if of_batch.code == "batch_not_found" else of_batch) from None
+
+
 def dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -125,14 +138,14 @@ def _line(event: Event) -> Text:
         return Text(f"{at} output {dumped(event.output)}")
     if isinstance(event, Progressed):
         share = "" if event.fraction is None else f" {event.fraction:.0%}"
-        return Text(f"{at} progress{share} {_one_line(event.message or '')}".rstrip())
+        return Text(f"{at} progress{share} {one_line(event.message or '')}".rstrip())
     error = event.prediction.error if event.prediction is not None else None
-    why = f": {_one_line(error.message)} [{error.code}]" if error is not None else ""
+    why = f": {one_line(error.message)} [{error.code}]" if error is not None else ""
     attempt = f" attempt {event.attempt}" if event.status == "in_progress" else ""
     return Text.assemble(f"{at} ", (event.status, _COLOURS.get(event.status, "")), f"{attempt}{why}")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """What a model said, without what would break the line or drive the terminal."""
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 

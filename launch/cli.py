@@ -317,11 +317,11 @@ def watch(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> N
 
 @app.command()
 def cancel(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> None:
-    """Cancel a prediction that has not ended, and print what it is now."""
-    from launch.asking import asking
+    """Cancel a prediction or a batch that has not ended, and print what it is now."""
+    from launch.asking import asking, cancel
 
     with asking(url, key) as client:
-        print(client.cancel(id_).status)
+        print(cancel(client, id_))
 
 
 @app.command()
@@ -351,6 +351,49 @@ def list_predictions(
 
     with asking(url, key) as client:
         show_list(client.list(status=status, model=model, version=version, limit=limit), as_json)
+
+
+@app.command()
+def batch(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="NDJSON, plain or gzip, or Parquet; - is stdin.")],
+    *,
+    model: Annotated[str, typer.Option(envvar="HEADWAY_BATCH_MODEL")],
+    version: Annotated[str | None, typer.Option(envvar="HEADWAY_BATCH_VERSION")] = None,
+    alias: Annotated[str | None, typer.Option(envvar="HEADWAY_BATCH_ALIAS")] = None,
+    priority: Annotated[
+        int | None, typer.Option(envvar="HEADWAY_BATCH_PRIORITY", help="0 (first) to 9, among batches.")
+    ] = None,
+    completion_window: Annotated[
+        str | None,
+        typer.Option(envvar="HEADWAY_BATCH_COMPLETION_WINDOW", help="Like 24h; what has not begun by then expires."),
+    ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(envvar="HEADWAY_BATCH_WEBHOOK", help="A URL that is told of the end.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(envvar="HEADWAY_BATCH_OUTPUT", help="The results; FILE's name with .results.ndjson, if not said."),
+    ] = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Score a file, a prediction a line, and write the results in the same order. The same command again goes on.
+
+    Exit code 0: all succeeded. 1: the batch failed, or the server was away for too long. 2: refused. 3: some lines have
+    no output.
+    """
+    from launch.asking import asking
+    from launch.scoring import score
+
+    options = {
+        "version": version,
+        "alias": alias,
+        "priority": priority,
+        "completion_window": completion_window,
+        "webhook": webhook,
+    }
+    with asking(url, key, retries=0) as client:
+        raise typer.Exit(score(client, file, model, output, options))
 
 
 webhooks = typer.Typer(no_args_is_help=True, help="What receivers need to check webhooks.")

@@ -1,12 +1,13 @@
 """The Python client: `headway.Client`, and `headway.AsyncClient` for asyncio.
 
-verbs      what is asked, asked again, awaited and understood; no I/O
+verbs, batches   what is asked, awaited and understood; no I/O
+asking     how anything is asked, and asked again; none either
 steps      the few things it asks of whoever does its I/O
 blocking, awaiting    the two who do
 """
 
-from headway.client.awaiting import AsyncClient, AsyncJob
-from headway.client.blocking import Client, Job
+from headway.client.awaiting import AsyncBatchJob, AsyncClient, AsyncJob
+from headway.client.blocking import BatchJob, Client, Job
 from headway.client.errors import (
     ApiError,
     NotSucceeded,
@@ -17,6 +18,9 @@ from headway.client.errors import (
     Unreachable,
 )
 from headway.client.records import (
+    Batch,
+    BatchProgress,
+    Counts,
     Emitted,
     Event,
     Failure,
@@ -25,18 +29,26 @@ from headway.client.records import (
     Progress,
     Progressed,
     Queue,
+    Result,
     Transition,
 )
+from headway.client.upload import Line
 
 __all__ = [
     "ApiError",
+    "AsyncBatchJob",
     "AsyncClient",
     "AsyncJob",
+    "Batch",
+    "BatchJob",
+    "BatchProgress",
     "Client",
+    "Counts",
     "Emitted",
     "Event",
     "Failure",
     "Job",
+    "Line",
     "Metrics",
     "NotSucceeded",
     "Prediction",
@@ -46,6 +58,7 @@ __all__ = [
     "Progress",
     "Progressed",
     "Queue",
+    "Result",
     "Timeout",
     "Transition",
     "Unreachable",

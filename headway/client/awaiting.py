@@ -8,9 +8,11 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from headway.client import wire
-from headway.client.handle import Handle
-from headway.client.records import Event, Prediction
+from headway.client.batches import BatchFilter, BatchOptions, BatchVerbs
+from headway.client.handle import BatchHandle, Handle
+from headway.client.records import Batch, Event, Prediction, Result
 from headway.client.steps import Came, Give, Lost, Pause, Read, Send, Verb
+from headway.client.upload import Source, Upload
 from headway.client.verbs import Filter, Options, Verbs, output_of
 
 T = TypeVar("T")
@@ -32,6 +34,7 @@ class AsyncClient:
         self._lines = wire.Lines(lambda: httpx.AsyncClient(**options))
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._verbs = Verbs(timeout, retries)
+        self._batches = BatchVerbs(timeout, retries)
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,6 +80,23 @@ class AsyncClient:
     def list(self, *, limit: int | None = None, **narrowed: Unpack[Filter]) -> AsyncGenerator[Prediction, None]:
         """Newest first, without inputs and outputs; pages are fetched as they are needed."""
         return self._given(self._verbs.list(narrowed, limit))
+
+    async def batch(self, source: Source, *, model: str, **options: Unpack[BatchOptions]) -> "AsyncBatchJob":
+        """A batch of a file's lines, or of inputs, once all of it has arrived.
+
+        `source`: the path of a file, which is sent as it is (NDJSON, plain or gzip, or Parquet), or an iterable of
+        inputs, `headway.Line`s where they have names. It is read as it is sent, in threads; an iterable is kept in a
+        temporary file until it has arrived, because what broke off is sent again from its beginning.
+        """
+        with Upload(source, options.get("on_sent")) as upload:
+            return AsyncBatchJob(self, await self._run(self._batches.create(upload, model, options)))
+
+    async def get_batch(self, id: str) -> "AsyncBatchJob":
+        return AsyncBatchJob(self, await self._run(self._batches.get(id)))
+
+    def batches(self, *, limit: int | None = None, **narrowed: Unpack[BatchFilter]) -> AsyncGenerator[Batch, None]:
+        """Newest first; pages are fetched as they are needed."""
+        return self._given(self._batches.list(narrowed, limit))
 
     async def _run(self, verb: Verb[T]) -> T:
         came: Came = None
@@ -180,3 +200,33 @@ class AsyncJob(Handle):
 
     def events(self, *, after: int | None = None) -> AsyncGenerator[Event, None]:
         return self._client.events(self.id, after=after)
+
+
+class AsyncBatchJob(BatchHandle):
+    """A batch of an `AsyncClient`."""
+
+    def __init__(self, client: AsyncClient, batch: Batch) -> None:
+        super().__init__(batch)
+        self._client = client
+
+    async def refresh(self) -> Batch:
+        self.batch = await self._client._run(self._client._batches.get(self.id))
+        return self.batch
+
+    async def wait(self, timeout: float | None = None) -> Batch:
+        """The batch once it has ended, in whatever way. Raises Timeout after `timeout` seconds."""
+        self.batch = await self._client._run(self._client._batches.wait(self.id, timeout))
+        return self.batch
+
+    async def cancel(self) -> Batch:
+        """`canceled`, or `canceling` until the devices are free. Raises ApiError `already_terminal`."""
+        self.batch = await self._client._run(self._client._batches.cancel(self.id))
+        return self.batch
+
+    def results(self, *, after: int = 0) -> AsyncGenerator[Result, None]:
+        """What each line came to, once, in the order of the lines, while the batch runs and to its end."""
+        return self._client._given(self._client._batches.results(self.id, after))
+
+    def results_ndjson(self, *, after: int = 0) -> AsyncGenerator[bytes, None]:
+        """The same as it came, to be written to a file: whole lines, as many at a time as had arrived."""
+        return self._client._given(self._client._batches.result_blocks(self.id, after))

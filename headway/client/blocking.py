@@ -8,9 +8,11 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from headway.client import wire
-from headway.client.handle import Handle
-from headway.client.records import Event, Prediction
+from headway.client.batches import BatchFilter, BatchOptions, BatchVerbs
+from headway.client.handle import BatchHandle, Handle
+from headway.client.records import Batch, Event, Prediction, Result
 from headway.client.steps import Came, Give, Pause, Read, Send, Verb
+from headway.client.upload import Source, Upload
 from headway.client.verbs import Filter, Options, Verbs, output_of
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ class Client:
         options = wire.options(base_url, api_key)
         self._lines = wire.Lines(lambda: httpx.Client(**options))
         self._verbs = Verbs(timeout, retries)
+        self._batches = BatchVerbs(timeout, retries)
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +78,23 @@ class Client:
     def list(self, *, limit: int | None = None, **narrowed: Unpack[Filter]) -> Iterator[Prediction]:
         """Newest first, without inputs and outputs; pages are fetched as they are needed."""
         return self._given(self._verbs.list(narrowed, limit))
+
+    def batch(self, source: Source, *, model: str, **options: Unpack[BatchOptions]) -> "BatchJob":
+        """A batch of a file's lines, or of inputs, once all of it has arrived.
+
+        `source`: the path of a file, which is sent as it is (NDJSON, plain or gzip, or Parquet), or an iterable of
+        inputs, `headway.Line`s where they have names. It is read as it is sent; an iterable is kept in a temporary
+        file until it has arrived, because what broke off is sent again from its beginning.
+        """
+        with Upload(source, options.get("on_sent")) as upload:
+            return BatchJob(self, self._run(self._batches.create(upload, model, options)))
+
+    def get_batch(self, id: str) -> "BatchJob":
+        return BatchJob(self, self._run(self._batches.get(id)))
+
+    def batches(self, *, limit: int | None = None, **narrowed: Unpack[BatchFilter]) -> Iterator[Batch]:
+        """Newest first; pages are fetched as they are needed."""
+        return self._given(self._batches.list(narrowed, limit))
 
     def _run(self, verb: Verb[T]) -> T:
         came: Came = None
@@ -165,3 +185,33 @@ class Job(Handle):
 
     def events(self, *, after: int | None = None) -> Iterator[Event]:
         return self._client.events(self.id, after=after)
+
+
+class BatchJob(BatchHandle):
+    """A batch of a `Client`."""
+
+    def __init__(self, client: Client, batch: Batch) -> None:
+        super().__init__(batch)
+        self._client = client
+
+    def refresh(self) -> Batch:
+        self.batch = self._client._run(self._client._batches.get(self.id))
+        return self.batch
+
+    def wait(self, timeout: float | None = None) -> Batch:
+        """The batch once it has ended, in whatever way. Raises Timeout after `timeout` seconds."""
+        self.batch = self._client._run(self._client._batches.wait(self.id, timeout))
+        return self.batch
+
+    def cancel(self) -> Batch:
+        """`canceled`, or `canceling` until the devices are free. Raises ApiError `already_terminal`."""
+        self.batch = self._client._run(self._client._batches.cancel(self.id))
+        return self.batch
+
+    def results(self, *, after: int = 0) -> Iterator[Result]:
+        """What each line came to, once, in the order of the lines, while the batch runs and to its end."""
+        return self._client._given(self._client._batches.results(self.id, after))
+
+    def results_ndjson(self, *, after: int = 0) -> Iterator[bytes]:
+        """The same as it came, to be written to a file: whole lines, as many at a time as had arrived."""
+        return self._client._given(self._client._batches.result_blocks(self.id, after))

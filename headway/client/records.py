@@ -7,6 +7,7 @@ import msgspec
 
 #: Statuses that change no more, but by an explicit retry.
 ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
+BATCH_ENDED = frozenset({"completed", "failed", "canceled", "expired"})
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -114,3 +115,65 @@ class Page(msgspec.Struct, frozen=True):
     data: list[Prediction]
     has_more: bool = False
     last_id: str | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Lines of a batch, empty ones not counted. `total` is exact once the whole file has arrived."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+    @property
+    def ended(self) -> int:
+        return self.completed + self.failed + self.canceled + self.expired
+
+
+class BatchProgress(msgspec.Struct, frozen=True):
+    """`fraction`: 0.0 … 1.0; `rate`: lines a second. None where it is not known."""
+
+    fraction: float | None = None
+    rate: float | None = None
+    eta_seconds: float | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as the server last showed it. What a single line came to is in its results."""
+
+    id: str
+    model: str
+    version: str
+    alias: str | None = None
+    status: str  # validating, in_progress, canceling, completed, failed, canceled, expired
+    revision: int
+    priority: int | None = None
+    request_counts: Counts = Counts()
+    progress: BatchProgress | None = None
+    error: Failure | None = None  # why all of it failed
+    created_at: datetime.datetime
+    in_progress_at: datetime.datetime | None = None
+    completed_at: datetime.datetime | None = None
+    expires_at: datetime.datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in BATCH_ENDED
+
+
+class BatchPage(msgspec.Struct, frozen=True):
+    """One answer of a list of batches."""
+
+    data: list[Batch]
+    has_more: bool = False
+    last_id: str | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What one line of a batch came to: an output, or an error."""
+
+    line: int  # of the file, from 1
+    custom_id: str | None = None
+    output: Any = None
+    error: Failure | None = None

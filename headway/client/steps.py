@@ -4,11 +4,19 @@ A verb (`verbs.py`) is a generator of steps and knows no socket; `blocking.py` a
 dozen lines. So there is one logic of retries, waiting and streams, and two ways to run it.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Body(Protocol):
+    """Of any size, and never in memory as a whole."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """From its beginning, at each call."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +27,7 @@ class Send:
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | Body | None = None
     silence_s: float = 20.0  # without a byte: lost
     left_s: float | None = None  # of the caller's time
     stream: bool = False

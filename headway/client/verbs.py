@@ -5,33 +5,26 @@ of cancel, retry and delete the second answer is understood as that of the first
 exceeded on purpose: what could only be tried after it is over fails now.
 """
 
-import dataclasses
-import datetime
-import http.client
 import json
-import random
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 import msgspec
 
-from headway.client.backoff import PASSING, delay_s, retry_after_s
-from headway.client.errors import ApiError, Timeout, Unreachable, not_succeeded
+from headway.client.asking import Asking, checked, decoded, foreign, passing
+from headway.client.backoff import PASSING, delay_s
+from headway.client.errors import Timeout, not_succeeded
 from headway.client.records import ENDED, KINDS, Event, Page, Prediction, Transition
-from headway.client.steps import Answer, Came, Give, Lost, Pause, Read, Send, Verb
+from headway.client.steps import Answer, Give, Lost, Pause, Read, Send, Verb
 from headway.client.stream import Message, Parser
-
-T = TypeVar("T")
 
 #: A long-poll is held so long; shorter than what proxies cut.
 _LONGEST_WAIT_S = 30
 _SILENCE_S = 20.0
 #: A stream of events says something every 15 s.
 _STREAM_SILENCE_S = 45.0
-_LARGEST_PAGE = 100
 
 
 class Options(TypedDict, total=False):
@@ -57,20 +50,8 @@ class Filter(TypedDict, total=False):
     version: str | int | None
 
 
-class Verbs:
-    """`timeout_s`: what a call may take in all, for those that do not wait for a model. `retries`: in a row."""
-
-    def __init__(
-        self,
-        timeout_s: float,
-        retries: int,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self._timeout_s = timeout_s
-        self._retries = retries
-        self._clock = clock
-        self._chance = chance
+class Verbs(Asking):
+    """Of predictions."""
 
     def submit(self, model: str, input_: Any, options: Options) -> Verb[Prediction]:
         return self._create(model, input_, options, self._clock() + self._timeout_s, 0)
@@ -90,33 +71,19 @@ class Verbs:
 
     def cancel(self, id_: str) -> Verb[Prediction]:
         answer = yield from self._act("POST", f"{_path(id_)}/cancel")
-        return _decoded(answer, Prediction)
+        return decoded(answer, Prediction)
 
     def retry(self, id_: str) -> Verb[Prediction]:
         answer = yield from self._act("POST", f"{_path(id_)}/retry", done=409)
         # Refused because it no longer stands still: it is the retry before, whose answer was lost, that moved it.
-        return (yield from self.get(id_)) if answer.status == 409 else _decoded(answer, Prediction)
+        return (yield from self.get(id_)) if answer.status == 409 else decoded(answer, Prediction)
 
     def delete(self, id_: str) -> Verb[None]:
         yield from self._act("DELETE", _path(id_), done=410)
 
     def list(self, narrowed: Filter, limit: int | None) -> Verb[None]:
         """Gives predictions, newest first, a page at a time."""
-        query = {name: str(value) for name, value in narrowed.items() if value is not None}
-        left = limit
-        while left is None or left > 0:
-            query["limit"] = str(_LARGEST_PAGE if left is None else min(left, _LARGEST_PAGE))
-            answer = yield from self._ask(
-                Send(method="GET", path="/v1/predictions", query=dict(query)), self._clock() + self._timeout_s
-            )
-            page = _decoded(answer, Page)
-            for prediction in page.data:
-                yield Give(prediction)
-            if left is not None:
-                left -= len(page.data)
-            if not page.has_more or page.last_id is None:
-                return
-            query["after"] = page.last_id
+        return self._pages("/v1/predictions", narrowed, limit, Page)
 
     def events(self, id_: str, after: int | None) -> Verb[None]:
         """Gives each event once, whatever becomes of the connection, and ends after the last."""
@@ -127,7 +94,7 @@ class Verbs:
                 method="GET", path=f"{_path(id_)}/events", headers=headers, silence_s=_STREAM_SILENCE_S, stream=True
             )
             if isinstance(came, Answer) and came.status not in PASSING:
-                if _checked(came).status == 204:
+                if checked(came).status == 204:
                     return
                 parser = Parser()
                 while isinstance(came := (yield Read()), bytes) and came:
@@ -137,7 +104,7 @@ class Verbs:
                         yield Give(event)
                 if over and not isinstance(came, Lost):
                     return
-            trouble = _passing(came or Lost("the stream ended before the prediction did"))
+            trouble = passing(came or Lost("the stream ended before the prediction did"))
             failures += 1
             if failures > self._retries:
                 raise trouble
@@ -148,9 +115,9 @@ class Verbs:
     ) -> Verb[Prediction]:
         fields = {name: value for name, value in options.items() if value is not None}
         key = str(fields.pop("idempotency_key", uuid.uuid4()))
-        headers = {"content-type": "application/json", "idempotency-key": _quoted(key), **_prefer(wait_s)}
+        headers = {"content-type": "application/json", "idempotency-key": quoted(key), **_prefer(wait_s)}
         # Encoded once: a server knows a submission again by its bytes.
-        body = _encoded({"input": input_, **fields})
+        body = encoded({"input": input_, **fields})
         send = Send(
             method="POST",
             path=f"/v1/models/{quote(model, safe='')}/predictions",
@@ -158,7 +125,7 @@ class Verbs:
             body=body,
             silence_s=_SILENCE_S + wait_s,
         )
-        return _decoded((yield from self._ask(send, deadline)), Prediction)
+        return decoded((yield from self._ask(send, deadline)), Prediction)
 
     def _ended(self, id_: str, prediction: Prediction | None, deadline: float | None) -> Verb[Prediction]:
         while prediction is None or not prediction.ended:
@@ -181,37 +148,7 @@ class Verbs:
         send = Send(
             method="GET", path=_path(id_), query=query or {}, headers=_prefer(wait_s), silence_s=_SILENCE_S + wait_s
         )
-        return _decoded((yield from self._ask(send, deadline)), Prediction)
-
-    def _act(self, method: str, path: str, done: int | None = None) -> Verb[Answer]:
-        """`done`: the status which says, of a second sending, that the first has arrived."""
-        return (yield from self._ask(Send(method=method, path=path), self._clock() + self._timeout_s, done))
-
-    def _ask(self, send: Send, deadline: float | None, done: int | None = None) -> Verb[Answer]:
-        """The answer of a server that could give one. Raises ApiError, Unreachable, Timeout."""
-        failures = 0
-        while True:
-            came = yield self._bounded(send, deadline)
-            if isinstance(came, Answer) and came.status not in PASSING:
-                return came if failures and came.status == done else _checked(came)
-            trouble = _passing(came)
-            failures += 1
-            delay = delay_s(failures, self._chance(), trouble.retry_after_s)
-            late = deadline is not None and self._clock() + delay >= deadline
-            if late and isinstance(trouble, Unreachable):
-                raise Timeout(f"no answer in time; at last: {trouble}") from trouble
-            if late or failures > self._retries:
-                raise trouble
-            yield Pause(delay)
-
-    def _bounded(self, send: Send, deadline: float | None) -> Send:
-        if deadline is None:
-            return send
-        left = max(deadline - self._clock(), 1.0)
-        return dataclasses.replace(send, left_s=left, silence_s=min(send.silence_s, left))
-
-    def _deadline(self, timeout_s: float | None) -> float | None:
-        return None if timeout_s is None else self._clock() + timeout_s
+        return decoded((yield from self._ask(send, deadline)), Prediction)
 
     def _wait_s(self, deadline: float | None) -> int:
         """Whole seconds, as HTTP has them; 0 in the last second, which is then polled away."""
@@ -233,14 +170,14 @@ def _prefer(wait_s: int) -> dict[str, str]:
     return {"prefer": f"wait={wait_s}"} if wait_s else {}
 
 
-def _quoted(key: str) -> str:
+def quoted(key: str) -> str:
     """As a structured field's string. Raises ValueError for what no header can carry."""
     if not (key.isascii() and key.isprintable()):
         raise ValueError("an idempotency key is made of printable ASCII characters")
     return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _encoded(value: Any) -> bytes:
+def encoded(value: Any) -> bytes:
     """JSON. Raises ValueError for NaN and infinite numbers, which JSON has not, and TypeError for what is no data."""
     return json.dumps(value, default=_listed, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -252,50 +189,6 @@ def _listed(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")
 
 
-def _passing(came: Came) -> ApiError | Unreachable:
-    """What is wrong now, and may not be another time."""
-    if isinstance(came, Lost):
-        return Unreachable(came.reason)
-    assert isinstance(came, Answer)
-    return _problem(came)
-
-
-def _checked(answer: Answer) -> Answer:
-    if not 200 <= answer.status < 300:
-        raise _problem(answer)
-    return answer
-
-
-def _problem(answer: Answer) -> ApiError:
-    """Whoever wrote it: a proxy's page has a status and nothing else that we know."""
-    try:
-        told = msgspec.json.decode(answer.body, type=_Told)
-    except msgspec.DecodeError:
-        told = _Told(detail=http.client.responses.get(answer.status, "An answer without a reason"))
-    return ApiError(
-        answer.status,
-        told.code,
-        told.detail,
-        errors=told.errors,
-        request_id=told.request_id or answer.headers.get("x-request-id"),
-        retry_after_s=retry_after_s(answer.headers.get("retry-after"), datetime.datetime.now(datetime.UTC)),
-    )
-
-
-class _Told(msgspec.Struct):
-    detail: str
-    code: str = "unknown"
-    errors: list[dict[str, Any]] = []
-    request_id: str | None = None
-
-
-def _decoded(answer: Answer, type_: type[T]) -> T:
-    try:
-        return msgspec.json.decode(answer.body, type=type_)
-    except msgspec.DecodeError as error:
-        raise _foreign(answer.status, error) from error
-
-
 def _events(messages: Iterable[Message], known: int | None) -> Iterator[Event]:
     """Those after `known`, without kinds that this client does not know."""
     for message in messages:
@@ -305,11 +198,7 @@ def _events(messages: Iterable[Message], known: int | None) -> Iterator[Event]:
         try:
             event = msgspec.convert({**msgspec.json.decode(message.data), "id": int(message.id)}, type=kind)
         except (ValueError, TypeError) as error:  # those of msgspec are ValueErrors
-            raise _foreign(200, error) from error
+            raise foreign(200, error) from error
         if known is None or event.id > known:
             known = event.id
             yield event
-
-
-def _foreign(status: int, error: Exception) -> ApiError:
-    return ApiError(status, "unknown", f"This is no answer of a Headway server: {error}")

@@ -1,9 +1,10 @@
 """Between steps and httpx: what is the same whether one blocks or awaits."""
 
+import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -63,9 +64,21 @@ def options(base_url: str | None, api_key: str | None) -> dict[str, Any]:
 def request(http: httpx.Client | httpx.AsyncClient, send: Send) -> httpx.Request:
     silence_s = send.silence_s
     timeout = httpx.Timeout(silence_s, connect=min(silence_s, _CONNECT_S))
+    content: bytes | Iterator[bytes] | AsyncIterator[bytes] | None
+    if send.body is None or isinstance(send.body, bytes):
+        content = send.body
+    else:
+        blocks = send.body.blocks()
+        content = blocks if isinstance(http, httpx.Client) else _in_threads(blocks)
     return http.build_request(
-        send.method, send.path, params=dict(send.query), headers=dict(send.headers), content=send.body, timeout=timeout
+        send.method, send.path, params=dict(send.query), headers=dict(send.headers), content=content, timeout=timeout
     )
+
+
+async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """A disk, or whoever makes the blocks, may take its time."""
+    while block := await asyncio.to_thread(next, blocks, b""):
+        yield block
 
 
 def answer(response: httpx.Response, body: bytes) -> Answer:
