@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.receiver import Receiver
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 
 LINES = 12_000
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: Its outputs tell the line; some lines fail.
 DOUBLE = """
@@ -183,3 +186,37 @@ def test_interactive_predictions_share_micro_batches_with_a_batch_and_do_not_wai
     counts = done["request_counts"]
     assert counts["canceled"] > 0
     assert sum(counts[key] for key in ("completed", "failed", "canceled")) == counts["total"] == 40_000
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("headway", ["sqlite"], indirect=True)
+def test_the_command_goes_on_after_whatever_ended_it(headway: RunningHeadway, tmp_path: Path) -> None:
+    file, results = tmp_path / "in.ndjson", tmp_path / "in.results.ndjson"
+    file.write_bytes(file_of(LINES))
+    command = [sys.executable, "-m", "launch", "batch", str(file), "--model", "double"]
+    environ = {**os.environ, "HEADWAY_URL": headway.data_url}
+
+    def begun() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def written() -> int:
+        return results.read_bytes().count(b"\n") if results.exists() else 0
+
+    first = begun()
+    with httpx.Client(base_url=headway.data_url) as client:
+        wait_until(lambda: client.get("/v1/batches").json()["data"], 30, "the upload to begin")
+    for share in (0, 0.2, 0.4):
+        wait_until(lambda share=share: written() >= share * LINES, 60, f"{share:.0%} of the results")  # type: ignore[misc]
+        first.kill()
+        first.wait()
+        first = begun()
+    wait_until(lambda: written() >= 0.6 * LINES, 60, "more results")
+    kill(headway, "api")
+    assert first.wait(120) == 3  # some lines failed
+
+    got = [json.loads(line) for line in results.read_bytes().splitlines()]
+    assert [one["line"] for one in got] == list(range(1, LINES + 1))
+    assert sum("error" in one for one in got) == LINES // 1000
+    assert len(httpx.get(f"{headway.data_url}/v1/batches").json()["data"]) == 1
+    assert begun().wait(60) == 3  # and again: nothing is left to do
+    assert results.read_bytes().count(b"\n") == LINES

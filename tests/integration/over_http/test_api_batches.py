@@ -1,16 +1,19 @@
 """A file of predictions over HTTP: what comes in, what is said of what is wrong with it, how its results come out."""
 
+import asyncio
 import gzip
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import redis
 
+import headway
 from headway.errors import ItemCode, ItemError
 from headway.testing import wait_until
 from storage.batches import Batches
@@ -435,3 +438,38 @@ def test_any_other_id_is_404(client: httpx.Client, id_: str) -> None:
 def test_results_begin_after_a_line(client: httpx.Client, after: str) -> None:
     batch = submitted(client, lines(1))
     problem(client.get(f"{batch['urls']['results']}?after={after}"), 422, "validation_failed")
+
+
+def test_the_python_clients_send_files_and_inputs_and_read_their_results(
+    stack: Stack, keeping: Keeping, tmp_path: Path
+) -> None:
+    packed = tmp_path / "in.ndjson.gz"
+    packed.write_bytes(gzip.compress(lines(*range(700))))
+    with headway.Client(stack.api.url) as client:
+        job = client.batch(packed, model="echo", priority=2, completion_window="1h")
+        assert (job.status, job.counts.total, job.batch.priority) == ("in_progress", 700, 2)
+        keeping.run(job.id, 700)
+        assert [(one.line, one.custom_id, one.output) for one in job.results(after=698)] == [
+            (699, "c699", 698),
+            (700, "c700", 699),
+        ]
+        assert job.wait(timeout=10).status == "completed"
+        named = client.batch((headway.Line([n], custom_id=f"n{n}") for n in range(3)), model="echo")
+        assert client.get_batch(named.id).cancel().status == "canceling"
+        keeping.keep()
+        assert [(one.custom_id, one.error.code) for one in named.results() if one.error] == [
+            (f"n{n}", "canceled") for n in range(3)
+        ]
+        assert next(iter(client.batches(limit=1))).id == named.id
+        with pytest.raises(headway.ApiError, match="no lines"):
+            client.batch([], model="echo")
+
+
+def test_the_awaiting_client_does_the_same(stack: Stack, keeping: Keeping) -> None:
+    async def score() -> list[Any]:
+        async with headway.AsyncClient(stack.api.url) as client:
+            job = await client.batch([1, "two"], model="echo")
+            await asyncio.to_thread(keeping.run, job.id)
+            return [one.output async for one in job.results()]
+
+    assert asyncio.run(score()) == [1, "two"]
