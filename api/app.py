@@ -30,6 +30,7 @@ from api import (
     listing,
     models,
     openapi,
+    outputs,
     predict,
     predictions,
     problems,
@@ -47,7 +48,7 @@ from api.sites import Sites
 _REFUSED = ("unauthenticated", "forbidden", "rate_limited", "validation_failed")
 _SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
                "payload_too_large", "unsupported_media_type", "queue_full", "unavailable")  # fmt: skip
-_PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
+_PREDICT = (*_SUBMISSION, "not_acceptable", "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 
 def _create(path: str) -> Endpoint:
@@ -55,6 +56,7 @@ def _create(path: str) -> Endpoint:
         "Submit a prediction",
         path=path,
         body="CreateBody",
+        raw=True,
         answers="PredictionBody",
         statuses=(200, 202),
         headers=["Prefer", "Idempotency-Key"],
@@ -120,6 +122,17 @@ DATA = [
         openapi.events_operation(
             "/v1/predictions/{id}/events",
             problems=(*_REFUSED, "malformed_request", "prediction_not_found", "prediction_purged", "unavailable"),
+        ),
+        scope="read",
+    ),
+    Endpoint(
+        "GET",
+        "/v1/predictions/{id}/output",
+        outputs.output,
+        openapi.output_operation(
+            "/v1/predictions/{id}/output",
+            problems=(*_REFUSED, "prediction_not_found", "prediction_purged", "not_terminal", "no_output",
+                      "not_acceptable", "unavailable"),
         ),
         scope="read",
     ),
@@ -284,7 +297,7 @@ def _response(answer: Answer) -> Response:
     response = Response(status_code=answer.status)
     response.body = answer.body
     response.raw_headers = [*answer.headers]
-    if answer.status not in NO_BODY:
+    if answer.status not in NO_BODY and all(name != b"content-length" for name, _ in answer.headers):
         response.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
     return response
 

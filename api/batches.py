@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from api import idempotency, tracing
+from api import idempotency, outputs, tracing
 from api.answers import JSON_HEADERS, Answer, Headers, Streamed, Write
 from api.exchange import Call, query_parameters
 from api.lines import unzipped
@@ -23,6 +23,7 @@ from headway.clock import new_id
 from headway.errors import SettingsError
 from headway.manifest import NAME
 from headway.rendering import ErrorBody
+from headway.rendering import path_of as prediction_path
 from headway.settings import seconds_of
 from headway.states import Status
 from headway.types import BULK_PRIORITY
@@ -85,7 +86,7 @@ async def create_batch(service: Service, call: Call) -> Answer:
         priority=priority,
         max_attempts=target.max_attempts,
         window_us=_window(asked.get("completion_window")),
-        webhook=receiver(service, asked["webhook"], parameter="webhook") if "webhook" in asked else None,
+        webhook=receiver(service, asked["webhook"], {"parameter": "webhook"}) if "webhook" in asked else None,
         idempotency_key=key,
         idempotency_digest=None if key is None else idempotency.digest(call, repr(sorted(asked.items())).encode()),
     )
@@ -187,7 +188,7 @@ class _Results:
                 lambda: self._service.batches.results(self._id, self._after, self._limit)
             )
             if page:
-                await write(b"".join(map(_result_line, page)))
+                await write(b"".join([await self._line(one) for one in page]))
                 self._after = page[-1].line
                 self._fit(page)
                 pause, spoke = _SOON_S, time.monotonic()
@@ -199,6 +200,14 @@ class _Results:
                 spoke = time.monotonic()
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LATER_S)
+
+    async def _line(self, one: ItemResult) -> bytes:
+        """What lies in the blob store is shown within the line if it is JSON and not too large."""
+        public_url = self._service.settings.public_url
+        if one.output_bytes is None or one.deleted:
+            return _result_line(one, public_url)
+        output = await outputs.stored(self._service, one.id, one.claim, one.output_type, one.output_bytes)
+        return _result_line(one._replace(output=output), public_url)
 
     def _fit(self, page: list[ItemResult]) -> None:
         size = sum(len(one.output or b"") for one in page) // len(page) + 50
@@ -213,18 +222,24 @@ _WORDS = {
 _DELETED = ErrorBody("prediction_purged", "This prediction was deleted.", False)
 
 
-def _result_line(one: ItemResult) -> bytes:
+def _result_line(one: ItemResult, public_url: str) -> bytes:
+    at: str | msgspec.UnsetType = msgspec.UNSET
     output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ErrorBody | msgspec.UnsetType = msgspec.UNSET
     if one.deleted:
         error = _DELETED
     elif one.status is Status.SUCCEEDED:
         output = msgspec.Raw(one.output or b"null")
+        if one.output is None:
+            at = f"{prediction_path(one.id, public_url)}/output"
     elif one.error is not None:
         error = ErrorBody(one.error.code, one.error.message, one.error.code.retryable)
     else:
         error = _WORDS[one.status]
-    return _encoder.encode(BatchResult(line=one.line, custom_id=one.custom_id, output=output, error=error)) + b"\n"
+    return (
+        _encoder.encode(BatchResult(line=one.line, custom_id=one.custom_id, output=output, output_at=at, error=error))
+        + b"\n"
+    )
 
 
 async def list_batch_deliveries(service: Service, call: Call) -> Answer:

@@ -55,6 +55,7 @@ async def delete(service: Service, call: Call) -> Answer:
     if not changed:
         row = there(call, row)
         raise Problem("not_terminal", f"The prediction is {row.status.label.replace('_', ' ')}.")
+    await service.forget_blobs(id_)
     return Answer(204, b"", ((b"cache-control", b"private, no-cache"),))
 
 

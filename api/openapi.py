@@ -14,6 +14,7 @@ import msgspec
 from api.answers import NO_BODY
 from api.events import OutputEvent, ProgressEvent, TransitionEvent
 from api.problems import TABLE
+from api.raw import KINDS
 from api.registry import ModelView
 from api.requests import BatchLine, CreateBody, PredictBody
 from headway.batches import BatchBody, BatchResult
@@ -60,7 +61,7 @@ def _list_of(name: str) -> dict[str, Any]:
 #: Where a prediction leads: operation → its id.
 _LINKS = {
     operation: {"operationId": operation, "parameters": {"id": "$response.body#/id"}}
-    for operation in ("read", "events", "cancel", "retry", "delete", "list_deliveries")
+    for operation in ("read", "output", "events", "cancel", "retry", "delete", "list_deliveries")
 }
 
 _BATCH_LINKS = {
@@ -87,6 +88,7 @@ def operation(
     *,
     path: str,
     body: str | None = None,
+    raw: bool = False,
     answers: str | None = None,
     headers: Iterable[str] = (),
     problems: Iterable[str] = (),
@@ -98,7 +100,8 @@ def operation(
 ) -> dict[str, Any]:
     """An operation for FastAPI's `openapi_extra`. `body` and `answers` name schemas, `query` has one a parameter.
 
-    `required`: of the query's. `file`: media types of a body that is a file of lines. `statuses`: of its good answers.
+    `required`: of the query's. `file`: media types of a body that is a file of lines. `raw`: the body may be the input
+    as it is, with the other fields in the query. `statuses`: of its good answers.
     """
     names = re.findall(r"{(\w+)}", path)
     parameters: list[dict[str, Any]] = [
@@ -117,6 +120,9 @@ def operation(
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
     if file:
         made["requestBody"] = {"required": True, "content": dict.fromkeys(file, _LINES)}
+    if raw:
+        made["parameters"] += _RAW_PARAMETERS
+        made["requestBody"]["content"] |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS}
     content = {"application/json": {"schema": {"type": "object"} if answers is None else _ref(answers)}}
     for status in statuses:
         made["responses"][str(status)] = {"description": http.HTTPStatus(status).phrase} | (
@@ -127,6 +133,41 @@ def operation(
         if answers == "BatchBody":
             made["responses"][str(status)]["links"] = _BATCH_LINKS
     return made | dict(more or {})
+
+
+#: What the JSON body says beside its input, for bodies that are the input.
+_RAW_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": schema,
+        "description": "As in the JSON body, and with a body that is no JSON only.",
+    }
+    for name, schema in {
+        "version": {"type": "string"},
+        "alias": {"type": "string"},
+        "priority": {"type": "integer", "minimum": 0, "maximum": 9},
+        "max_attempts": {"type": "integer", "minimum": 1, "maximum": 100},
+        "queue_timeout_seconds": {"type": "number", "exclusiveMinimum": 0},
+        "execution_timeout_seconds": {"type": "number", "exclusiveMinimum": 0},
+        "webhook": {"type": "string"},
+        "webhook_events": {"type": "string", "pattern": "^(started|completed)(,(started|completed))?$"},
+        "metadata": {"type": "string", "contentMediaType": "application/json"},
+    }.items()
+]
+
+
+def output_operation(path: str, *, problems: Iterable[str]) -> dict[str, Any]:
+    """The operation that answers an output as it is."""
+    made = operation("The output itself", path=path, problems=problems)
+    made["description"] = (
+        "JSON, an array or bytes, whichever it is; `Accept` asks for it as another, where it can be turned into that."
+    )
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {"application/json": {"schema": {}}, "application/x-npy": binary, "application/octet-stream": binary}
+    made["responses"]["200"] = {"description": "The output.", "content": content}
+    return made
 
 
 _EXAMPLE_OF_EVENTS = """\

@@ -6,6 +6,7 @@ what refuses NaN, 1e400, invalid UTF-8 and what is cut off inside them.
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -24,10 +25,9 @@ _Key = Annotated[str, Meta(max_length=64)]
 _Value = Annotated[str, Meta(max_length=512)]
 
 
-class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The body of a create."""
+class CreateFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What a create may say beside its input."""
 
-    input: msgspec.Raw
     version: str | int | None = None
     alias: str | None = None
     priority: Annotated[int, Meta(ge=0, le=9, description="0 is first.")] = 5
@@ -39,6 +39,12 @@ class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froze
     ) = None
     webhook: Annotated[str, Meta(max_length=LONGEST_URL, description="Where its events are sent.")] | None = None
     webhook_events: Annotated[list[Literal["started", "completed"]], Meta(min_length=1, max_length=2)] | None = None
+
+
+class CreateBody(CreateFields, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The body of a create."""
+
+    input: msgspec.Raw
 
 
 class BatchLine(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -71,9 +77,18 @@ _Body = TypeVar("_Body")
 class Submission(NamedTuple):
     """A create that can be read."""
 
-    body: CreateBody
-    value: Any  # of the input
+    body: CreateFields
+    value: Any  # of the input; of an array's bytes their header
     data: bytes  # as it came
+    content_type: str | None = None  # of an input that is the body as it is; None: JSON
+
+    @property
+    def input(self) -> bytes:
+        return bytes(self.body.input) if isinstance(self.body, CreateBody) else self.data
+
+    def where(self, field: str) -> dict[str, str]:
+        """The place of a field, as problems name it."""
+        return {"pointer": f"/{field}"} if self.content_type is None else {"parameter": field}
 
 
 async def read_create(call: Call, limit: int) -> Submission:
@@ -81,13 +96,22 @@ async def read_create(call: Call, limit: int) -> Submission:
     body = _decode(_create, data)
     value = _decode_input(data, body.input)
     _check_depth(data)
-    if body.alias is not None and body.version is not None:
-        raise Problem.invalid("Give `version` or `alias`, not both.", pointer="/alias")
-    if body.metadata and any("\0" in text for item in body.metadata.items() for text in item):
-        raise Problem.invalid("NUL characters cannot be stored.", pointer="/metadata")
-    if body.webhook_events is not None and body.webhook is None:
-        raise Problem.invalid("Events need a `webhook` to be sent to.", pointer="/webhook_events")
+    check_fields(body, _pointer)
     return Submission(body, value, data)
+
+
+def _pointer(field: str) -> dict[str, str]:
+    return {"pointer": f"/{field}"}
+
+
+def check_fields(body: CreateFields, where: Callable[[str], dict[str, str]]) -> None:
+    """What no type says. Raises Problem; `where` names a field's place in it."""
+    if body.alias is not None and body.version is not None:
+        raise Problem.invalid("Give `version` or `alias`, not both.", **where("alias"))
+    if body.metadata and any("\0" in text for item in body.metadata.items() for text in item):
+        raise Problem.invalid("NUL characters cannot be stored.", **where("metadata"))
+    if body.webhook_events is not None and body.webhook is None:
+        raise Problem.invalid("Events need a `webhook` to be sent to.", **where("webhook_events"))
 
 
 async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:
@@ -171,7 +195,7 @@ def _decode(decoder: msgspec.json.Decoder[_Body], data: bytes) -> _Body:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         _decode_input(data, data)  # a body that is broken further on is malformed, whatever else is wrong with it
-        raise _misfit(error) from error
+        raise misfit(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse(data, error)
 
@@ -213,7 +237,7 @@ _FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<n
 _STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d+)\]")
 
 
-def _misfit(error: msgspec.ValidationError) -> Problem:
+def misfit(error: msgspec.ValidationError) -> Problem:
     """422 with the pointer that msgspec's message gives as a path."""
     place = _PLACE.match(str(error)[:1000])
     assert place is not None  # the pattern matches every text

@@ -1,4 +1,4 @@
-"""A batch's file on its way into SQL, block by block while it arrives.
+"""A batch's file on its way into SQL (what is large in it, into the blob store), block by block while it arrives.
 
 Nothing of it runs before it is complete. Who sends the same file again with the same idempotency key goes on where it
 broke off: what is stored already is only compared. While one block is stored the next one is read.
@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from api import metrics
 from api.exchange import Disconnected
 from api.idempotency import reused
+from api.inputs import measured
 from api.lines import NO_DIGEST, LineCutter, Lines
 from api.problems import Problem
 from api.registry import Target
@@ -21,13 +22,17 @@ from api.service import Service
 from headway.batches import Batch
 from headway.clock import new_id
 from headway.errors import ItemCode, ItemError, StorageUnavailable
+from headway.types import LARGE
 from storage.batches import Block, NewBatch, NewItem
+from storage.blobs import INPUT
 
 log = logging.getLogger(__name__)
 
 #: Storing a block waits so long for SQL, and is tried so often, with a pause between.
 _PATIENCE_S = 10.0
 _TRIES = 3
+#: Lines are read, and what is large among them written to the blob store, in this time.
+_READING_S = 60.0
 _PAUSE_S = 1.0
 #: How long a submission is followed by others, probably, and the longest pause that is made for them.
 _LATELY_S = 0.5
@@ -90,7 +95,7 @@ class Upload:
     async def _store(self, lines: Lines) -> None:
         if self._batch is not None and lines.number < self._batch.blocks:
             return  # an earlier request brought it
-        items = await self._service.uploads.run(lambda: self._items(lines), patience_s=_PATIENCE_S)
+        items = await self._service.uploads.run(lambda: self._items(lines), patience_s=_READING_S)
         if self._batch is None:
             _check_first(items)
             self._batch = await self._begin()
@@ -127,10 +132,16 @@ class Upload:
         try:
             item = decode_line(line, self._target.model)
             custom_id = item.custom_id
-            size, shape = self._target.measure(item.value, item.input, "/input")
+            if self._target.fetches:
+                size, shape = measured(self._service, self._target, item.value, item.input, "/input")
+            else:
+                size, shape = self._target.measure(item.value, item.input, "/input")
         except Problem as problem:
             return _bad(id_, number, custom_id, problem.detail)
-        return NewItem(id_, number, custom_id, size, shape, item.input, None)
+        if len(item.input) <= LARGE:
+            return NewItem(id_, number, custom_id, size, shape, item.input, None)
+        self._service.blobs.write(id_, INPUT, item.input)
+        return NewItem(id_, number, custom_id, size, shape, b"", None, len(item.input))
 
     async def _catch_up(self, batch: Batch, lines: Lines) -> None:
         """The block was not taken: another request sends the same file, or the batch takes no more."""

@@ -1,5 +1,6 @@
 """A prediction's webhook: whether it may be called, what was delivered, and sending it again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from api.answers import Answer, json_answer
@@ -13,18 +14,16 @@ from headway.webhooks import WebhookStatus
 from storage.deliveries import Delivery
 
 
-def receiver(service: Service, url: str, **where: str) -> str:
-    """The URL in its plain form. Raises Problem webhook_url_rejected, which says how the operator could allow it.
+def receiver(service: Service, url: str, where: Mapping[str, str]) -> str:
+    """The URL in its plain form; `where` it came from.
 
-    `where` it stands: parameter=…, else it is the body's field.
+    Raises Problem webhook_url_rejected, which says how the operator could allow it.
     """
     try:
         return service.egress.checked_url(url)
     except UrlRefused as refused:
         detail = str(refused)
-        raise Problem(
-            "webhook_url_rejected", detail, errors=[{**(where or {"pointer": "/webhook"}), "detail": detail}]
-        ) from refused
+        raise Problem("webhook_url_rejected", detail, errors=[{**where, "detail": detail}]) from refused
 
 
 async def list_deliveries(service: Service, call: Call) -> Answer:

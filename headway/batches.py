@@ -146,6 +146,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     custom_id: str | None
     output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    output_at: str | msgspec.UnsetType = msgspec.UNSET  # where it is instead of here: too large, or no JSON
     error: ErrorBody | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -43,14 +43,17 @@ class Settings:
     webhook_allow: tuple[Network, ...] = ()  # beyond public https addresses
     webhook_schedule: tuple[float, ...] = WEBHOOK_SCHEDULE
     webhook_secret: str | None = None  # signs for tenants that have none in SQL
+    blobs: str = ".headway/blobs"  # a folder or a URL of fsspec's, the same for all parts
+    fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """Raises SettingsError, naming the variable."""
         env = os.environ if environ is None else environ
+        database_url = secret(env, "HEADWAY_DATABASE_URL", "sqlite:///.headway/headway.db")
         return cls(
             redis_url=secret(env, "HEADWAY_REDIS_URL", "redis://127.0.0.1:6379/0"),
-            database_url=secret(env, "HEADWAY_DATABASE_URL", "sqlite:///.headway/headway.db"),
+            database_url=database_url,
             models=Path(env.get("HEADWAY_MODELS", "models")),
             host=env.get("HEADWAY_HOST", "127.0.0.1"),
             port=integer(env, "HEADWAY_PORT", 8000, 0, 65535),
@@ -66,7 +69,15 @@ class Settings:
             webhook_allow=networks(env.get("HEADWAY_WEBHOOK_ALLOW", "")),
             webhook_schedule=_schedule(env.get("HEADWAY_WEBHOOK_SCHEDULE")),
             webhook_secret=webhook_secret(env),
+            blobs=env.get("HEADWAY_BLOBS") or _beside(database_url),
+            fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )
+
+
+def _beside(database_url: str) -> str:
+    """Where blobs lie if nobody says: in a folder beside SQLite's file, so that every part on this machine agrees."""
+    scheme, _, path = database_url.partition(":///")
+    return str(Path(path.partition("?")[0]).parent / "blobs") if scheme.startswith("sqlite") else ".headway/blobs"
 
 
 def secret(environ: Mapping[str, str], name: str, default: str) -> str:

@@ -60,8 +60,9 @@ class NewItem(NamedTuple):
     custom_id: str | None
     size: int
     shape: str | None
-    body: bytes  # JSON, empty where there is an error
+    body: bytes  # JSON, empty where there is an error, or where it lies in the blob store
     error: ItemError | None
+    blob_bytes: int | None = None  # of what lies there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ class Batches:
                 values += self._columns(batch, item, now)
             connection.exec_driver_sql(with_rows("insert_items", part.stop - part.start), tuple(values))
         for part in parts(len(good)):
-            bodies = [value for item in good[part] for value in (item.id, item.body)]
+            bodies = [value for item in good[part] for value in (item.id, item.body, None, item.blob_bytes)]
             connection.exec_driver_sql(with_rows("insert_inputs", part.stop - part.start), tuple(bodies))
 
     def _insert_postgresql(self, connection: sqlalchemy.Connection, batch: Batch, items: Sequence[NewItem]) -> None:
@@ -179,11 +180,11 @@ class Batches:
             with cursor.copy(f"COPY predictions ({', '.join(_ITEM_COLUMNS)}) FROM STDIN") as copy:
                 for item in items:
                     copy.write_row(self._columns(batch, item, now))
-            with cursor.copy("COPY inputs (id, body) FROM STDIN (FORMAT BINARY)") as copy:
-                copy.set_types(["uuid", "bytea"])
+            with cursor.copy("COPY inputs (id, body, blob_bytes) FROM STDIN (FORMAT BINARY)") as copy:
+                copy.set_types(["uuid", "bytea", "int8"])
                 for item in items:
                     if item.error is None:
-                        copy.write_row((uuid.UUID(item.id), item.body))
+                        copy.write_row((uuid.UUID(item.id), item.body, item.blob_bytes))
 
     @staticmethod
     def _columns(batch: Batch, item: NewItem, now: int) -> tuple[Any, ...]:

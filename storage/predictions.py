@@ -7,7 +7,7 @@ status that has not ended. Whoever comes late, however late, changes nothing.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy.exc
@@ -16,7 +16,7 @@ from headway.clock import now_us
 from headway.errors import ItemCode, ItemError, StorageUnavailable
 from headway.notices import Ended
 from headway.states import Status
-from headway.types import Claimed, Hint, NewPrediction, Outcome, Prediction
+from headway.types import Claimed, Hint, Input, NewPrediction, Outcome, Prediction
 from storage.engine import Database, reason
 from storage.faults import Fault, fault
 from storage.rows import claimed_of, ended_of, item_error, prediction_of
@@ -91,6 +91,14 @@ class GivenBack:
         return bool(self.queued or self.ended)
 
 
+class Purged(NamedTuple):
+    """One page of a round."""
+
+    last: str | None  # the id it ended with; None when there is nothing older left to look at
+    gone: int  # how many went
+    blobs: list[str]  # of those, the ones that had something in the blob store
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     depth: int  # queued rows, as far as they were counted
@@ -137,7 +145,7 @@ class Predictions:
                     values += (row.size, row.shape, row.max_attempts, _json(row.metadata), expires_at)
                     values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
                     values += (row.idempotency_key, row.idempotency_digest, row.traceparent)
-                bodies = [value for row in rows[part] for value in (row.id, row.body)]
+                bodies = [value for row in rows[part] for value in (row.id, row.body, row.content_type, row.blob_bytes)]
                 count = part.stop - part.start
                 result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
                 connection.exec_driver_sql(with_rows("insert_inputs", count), tuple(bodies))
@@ -167,6 +175,8 @@ class Predictions:
                 "idempotency_key": row.idempotency_key,
                 "idempotency_digest": row.idempotency_digest,
                 "traceparent": row.traceparent,
+                "content_type": row.content_type,
+                "blob_bytes": row.blob_bytes,
             }
             for row in rows
         ]
@@ -315,7 +325,7 @@ class Predictions:
                     outcome = outcomes[claim, id_]
                     error = (None, None) if became[id_] is Status.CANCELED else _error(outcome)
                     values += (id_, claim, became[id_], *error, outcome.predict_us, outcome.batch_size)
-                    values += (now, outcome.output)
+                    values += (now, *_output(outcome))
                 connection.exec_driver_sql(with_rows("finish", part.stop - part.start), tuple(values))
             if settled:
                 self._database.run(connection, "settle", claims=self._ids(settled))
@@ -339,6 +349,8 @@ class Predictions:
                     "error_message": message,
                     "predict_us": outcome.predict_us,
                     "batch_size": outcome.batch_size,
+                    "output_type": outcome.output_type,
+                    "output_bytes": outcome.output_bytes,
                 }
             )
         outputs = [outcome.output for _, outcome in results]
@@ -508,11 +520,8 @@ class Predictions:
             for id_, revision, attempt, completed_at in self._database.retrying(once)
         }
 
-    def purge(self, before: int, *, after: str | None = None, limit: int = 500) -> tuple[str | None, int]:
-        """Deletes what ended before a time (µs, database clock), inputs too, among the `limit` oldest ids past `after`.
-
-        (the last id looked at, how many went); no id when there is nothing older left to look at.
-        """
+    def purge(self, before: int, *, after: str | None = None, limit: int = 500) -> Purged:
+        """Deletes what ended before a time (µs, database clock), among the `limit` oldest ids past `after`."""
         milliseconds = f"{max(0, before) // 1000:012x}"  # a UUIDv7 begins with the time it was made at
         page = {
             "after": after or _FIRST_ID,
@@ -521,16 +530,18 @@ class Predictions:
             "limit": limit,
         }
 
-        def once() -> tuple[str | None, int]:
+        def once() -> Purged:
             # What a crash brings back is purged again.
             with self._database.write(durable=False) as connection:
                 if self._database.dialect == "postgresql":
-                    last, count = self._database.run(connection, "purge", **page).one()
-                    return last, count
+                    last, count, blobs = self._database.run(connection, "purge", **page).one()
+                    return Purged(last, count, _uuids.decode(blobs))
                 last, ids = self._database.run(connection, "purge_page", **page).one()
+                blobs = self._database.run(connection, "purge_blobs", ids=ids).scalar_one()
                 self._database.run(connection, "purge_inputs", ids=ids)
                 self._database.run(connection, "purge_deliveries", ids=ids)
-                return last, self._database.run(connection, "purge_predictions", ids=ids).rowcount
+                count = self._database.run(connection, "purge_predictions", ids=ids).rowcount
+                return Purged(last, count, _uuids.decode(blobs))
 
         return self._database.retrying(once)
 
@@ -542,12 +553,18 @@ class Predictions:
         rows = self._read(lambda c: self._rows(c, ids)) if ids else []
         return {row.id: row for row in rows}
 
-    def read_input(self, id_: str, tenant_id: str) -> bytes | None:
-        """The input's JSON as it was received; None also where the prediction is another tenant's."""
+    def read_input(self, id_: str, tenant_id: str) -> Input | None:
+        """The input as it was received; None also where the prediction is another tenant's."""
         if not _UUID.fullmatch(id_):
             return None
-        body = self._read(lambda c: self._database.run(c, "read_input", id=id_, tenant_id=tenant_id).scalar())
-        return None if body is None else bytes(body)
+        row = self._read(lambda c: self._database.run(c, "read_input", id=id_, tenant_id=tenant_id).one_or_none())
+        return None if row is None else Input(bytes(row[0]), row[1], row[2])
+
+    def with_blobs(self, ids: Sequence[str]) -> set[str]:
+        """Of these, the ones that may have something in the blob store: rows that are there and were not deleted."""
+        ids = _valid(ids)
+        rows = self._read(lambda c: self._database.run(c, "with_blobs", ids=self._ids(ids)).all()) if ids else ()
+        return {id_ for (id_,) in rows}
 
     def page(
         self,
@@ -686,6 +703,10 @@ def _return_row(claim: str, row: Returned, *, lost: int = 0) -> dict[str, Any]:
 def _became(outcome: Outcome, status: int) -> Status:
     """What a row of this status becomes: what fails while it is being canceled is canceled."""
     return Status.CANCELED if status == Status.CANCELING and outcome.error is not None else outcome.status
+
+
+def _output(outcome: Outcome) -> tuple[bytes | None, str | None, int | None]:
+    return outcome.output, outcome.output_type, outcome.output_bytes
 
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:

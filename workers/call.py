@@ -42,6 +42,10 @@ class Call:
     def submission(self) -> list[tuple[str, bytes]]:
         return [(row.id, row.body) for row in self.rows]
 
+    def types(self) -> dict[str, str]:
+        """Media types of the inputs that are no JSON, by prediction id."""
+        return {row.id: row.content_type for row in self.rows if row.content_type is not None}
+
     def next_limit_s(self) -> float | None:
         """Seconds from its beginning to when the time of a row is up."""
         if not self._limited:

@@ -32,7 +32,7 @@ class Settled:
 
     parts: list[Finished]
     done: Callable[[dict[str, Ended]], None]
-    bulk: bool = False  # with all else of its claims: items of batches, which others need not wait for
+    bulk: bool = False  # items of batches, which others need not wait for
     unheard: Collection[str] = ()  # ids that nobody is told of: who wants to know looks
 
     @property
@@ -57,8 +57,10 @@ class Finisher:
 
     def put(self, settled: Settled, *, at_once: bool = False) -> None:
         """Blocks while SQL is too far behind. `at_once`: write it here and now, if nothing else is being written."""
-        waiting = self._bulk if settled.bulk else self._settled
-        if at_once and not settled.bulk and not waiting and self._writing.acquire(blocking=False):
+        with self._changed:
+            waiting = self._queue_for(settled)
+            here = at_once and waiting is self._settled and not waiting and self._writing.acquire(blocking=False)
+        if here:
             try:
                 self._write([settled])
             finally:
@@ -68,6 +70,14 @@ class Finisher:
             self._changed.wait_for(lambda: len(waiting) < _BEHIND)
             waiting.append(settled)
             self._changed.notify_all()
+
+    def _queue_for(self, settled: Settled) -> deque[Settled]:
+        """Behind what waits of its claims: who writes the last part of a claim forgets the claim."""
+        claims = {part.claim for part in settled.parts}
+        for queue in (self._bulk, self._settled):
+            if any(part.claim in claims for waiting in queue for part in waiting.parts):
+                return queue
+        return self._bulk if settled.bulk else self._settled
 
     @property
     def bulk_waiting(self) -> bool:

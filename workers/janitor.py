@@ -28,6 +28,7 @@ from storage.workers import Workers
 from workers import metrics
 from workers.marks import Marks
 from workers.publisher import Publisher
+from workers.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Janitor:
         marks: Marks | None = None,
         dead_after_s: float = _DEAD_AFTER_S,
         retention_s: float = RETENTION_S,
+        sweeper: Sweeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictions = Predictions(database)
@@ -66,6 +68,7 @@ class Janitor:
         self._redis = client
         self._publisher = publisher
         self._marks = marks or Marks()
+        self._sweeper = sweeper
         self._dead_after_s = dead_after_s
         self._retention_us = int(retention_s * 1e6)
         self._purged: str | None = None  # how far the present round has come
@@ -132,8 +135,11 @@ class Janitor:
         before = self._predictions.now() - self._retention_us
         gone = 0
         for _ in range(_PURGE_PAGES):
-            self._purged, count = self._predictions.purge(before, after=self._purged)
-            gone += count
+            page = self._predictions.purge(before, after=self._purged)
+            self._purged = page.last
+            gone += page.gone
+            if page.blobs and self._sweeper is not None:
+                self._sweeper.forget(page.blobs)
             if self._purged is None:
                 self._batches.purge(before)
                 break

@@ -15,6 +15,8 @@ from storage.workers import Served
 from workers.claims import Claims
 from workers.executor import Executor, Loaded
 from workers.finisher import Finisher
+from workers.materials import Materials
+from workers.outputs import Outputs
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.runner import Runner
@@ -43,6 +45,8 @@ class Serving:
         finisher: Finisher,
         publisher: Publisher,
         progress: Progress,
+        materials: Materials,
+        outputs: Outputs,
         loading: threading.Semaphore,
         hurry: Hurry,
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
@@ -76,6 +80,9 @@ class Serving:
                 finisher=finisher,
                 publisher=publisher,
                 progress=progress,
+                materials=materials,
+                outputs=outputs,
+                fetch=manifest.fetch,
                 loading=loading,
                 hurry=hurry,
                 on_state=lambda state, reason, loaded, instance=instance: self._on_state(  # type: ignore[misc]

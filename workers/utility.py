@@ -2,6 +2,7 @@
 run."""
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import redis
@@ -9,12 +10,15 @@ import redis
 from headway import interpreter, stopping
 from headway.egress import Egress
 from headway.settings import Settings
+from storage.blobs import Blobs
 from storage.deliveries import Deliveries, Secrets
 from storage.engine import Database
+from storage.predictions import Predictions
 from workers import exposition
 from workers.batches import BatchKeeper
 from workers.janitor import Janitor
 from workers.publisher import Publisher
+from workers.sweeper import Sweeper
 from workers.webhooks import Deliverer
 
 log = logging.getLogger(__name__)
@@ -35,13 +39,16 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         settings.webhook_schedule,
         public_url=settings.public_url,
     )
+    sweeper = Sweeper(Blobs(settings.blobs), Predictions(database))
+    # A store that hangs must not keep the process from ending.
+    threading.Thread(target=sweeper.run, args=(asked_to_stop,), name="sweeper", daemon=True).start()
     threads = ThreadPoolExecutor(2, "duty")
     keeper = BatchKeeper(database, client, publisher)
     duties = [threads.submit(deliverer.run, asked_to_stop), threads.submit(keeper.run, asked_to_stop)]
     for duty in duties:
         duty.add_done_callback(lambda _: asked_to_stop.set())
     try:
-        Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
+        Janitor(database, client, publisher, retention_s=settings.retention_s, sweeper=sweeper).run(asked_to_stop)
     finally:
         asked_to_stop.set()
         threads.shutdown()

@@ -82,7 +82,7 @@ WHERE w.state = 'live'
 ORDER BY p.model, p.version, p.worker_id;
 
 -- read_input
-SELECT i.body FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;
+SELECT i.body, i.content_type, i.blob_bytes FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;
 
 -- cancel
 -- Queued: canceled at once. In progress: canceling, until the device lets go of it.
@@ -107,6 +107,7 @@ WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at
 -- delete_prediction
 -- What it was about is gone; that it was there is not.
 UPDATE predictions SET deleted_at = :now, revision = revision + 1, failed = NULL, metadata = '{}', output = NULL,
+    output_type = NULL, output_bytes = NULL,
     error_code = NULL, error_message = NULL, progress = NULL, log = NULL
 WHERE id = :id AND tenant_id = :tenant_id AND status IN (3, 4, 5, 6) AND deleted_at IS NULL;
 

@@ -8,8 +8,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- insert_inputs
-INSERT INTO inputs (id, body)
-VALUES (?, ?)
+INSERT INTO inputs (id, body, content_type, blob_bytes)
+VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING;
 
 -- positions
@@ -44,7 +44,8 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND claim = :claim;
 -- claimed
 -- The rows that a claim owns, in one answer: each row fetched by itself would cost a turn of the interpreter's lock.
 SELECT json_group_array(json_array(p.id, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt,
-    p.revision, p.charged, p.losses, p.max_attempts, p.execution_timeout_us, hex(i.body)))
+    p.revision, p.charged, p.losses, p.max_attempts, p.execution_timeout_us, hex(i.body), i.content_type,
+    i.blob_bytes))
 FROM claims c, json_each(c.ids) e CROSS JOIN predictions p CROSS JOIN inputs i
 WHERE c.id = :claim AND p.id = e.value AND p.claim = c.id AND p.status = 1 AND i.id = p.id;
 
@@ -56,11 +57,13 @@ FROM json_each(:rows) r CROSS JOIN predictions p
 WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (1, 2);
 
 -- finish
-WITH f (id, claim, status, error_code, error_message, predict_us, batch_size, completed_at, output) AS (
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?))
+WITH f (id, claim, status, error_code, error_message, predict_us, batch_size, completed_at, output,
+    output_type, output_bytes) AS (
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 UPDATE predictions SET status = f.status, failed = CASE WHEN f.status = 4 THEN 1 END, revision = revision + 1,
     error_code = f.error_code, error_message = f.error_message, predict_us = f.predict_us,
-    batch_size = f.batch_size, completed_at = f.completed_at, output = f.output
+    batch_size = f.batch_size, completed_at = f.completed_at, output = f.output,
+    output_type = f.output_type, output_bytes = f.output_bytes
 FROM f
 WHERE predictions.id = f.id AND predictions.claim = f.claim AND predictions.status IN (1, 2);
 
@@ -149,6 +152,16 @@ FROM (
             OR EXISTS (SELECT 1 FROM batches b WHERE b.id = batch_id AND coalesce(b.completed_at, :before) >= :before)
             AS owed
     FROM predictions WHERE id > :after AND id < :until ORDER BY id LIMIT :limit);
+
+-- purge_blobs
+-- Of rows that are about to go, those that have something in the blob store.
+SELECT json_group_array(p.id) FROM json_each(:ids) e CROSS JOIN predictions p
+WHERE p.id = e.value AND (p.output_bytes IS NOT NULL
+    OR EXISTS (SELECT 1 FROM inputs i WHERE i.id = p.id AND i.blob_bytes IS NOT NULL));
+
+-- with_blobs
+-- Of ids that have something in the blob store, those whose rows are there for it.
+SELECT p.id FROM json_each(:ids) e CROSS JOIN predictions p WHERE p.id = e.value AND p.deleted_at IS NULL;
 
 -- purge_inputs
 DELETE FROM inputs WHERE id IN (SELECT value FROM json_each(:ids));
