@@ -3,3 +3,4 @@
 import schemathesis
 
 schemathesis.serializer.alias(["application/x-ndjson", "application/jsonl"], "text/plain")
+schemathesis.serializer.alias(["image/*", "audio/*", "application/x-npy"], "application/octet-stream")
