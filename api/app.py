@@ -188,7 +188,7 @@ DATA = [
         openapi.operation(
             "Submit a file of predictions",
             path="/v1/batches",
-            file=batches.NDJSON,
+            file=batches.FILES,
             answers="BatchBody",
             statuses=(200, 202),
             headers=["Idempotency-Key"],

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from api import idempotency, outputs, tracing
+from api import idempotency, outputs, parquet, tracing
 from api.answers import JSON_HEADERS, Answer, Headers, Streamed, Write
 from api.exchange import Call, query_parameters
 from api.lines import unzipped
@@ -29,7 +29,7 @@ from headway.states import Status
 from headway.types import BULK_PRIORITY
 from storage.batches import ItemResult, NewBatch
 
-NDJSON = ("application/x-ndjson", "application/jsonl")
+FILES = ("application/x-ndjson", "application/jsonl", *parquet.MEDIA_TYPES)
 
 _REPLAYED = (b"idempotency-replayed", b"true")
 _STATUSES = {status.label: status for status in BatchStatus}
@@ -72,7 +72,7 @@ async def create_batch(service: Service, call: Call) -> Answer:
     version, alias = name_of(asked, "version"), name_of(asked, "alias")
     if version is not None and alias is not None:
         raise Problem.invalid("Give `version` or `alias`, not both.", parameter="alias")
-    zipped = _media(call)
+    kind, zipped = _media(call)
     key = idempotency.key_of(call)
     target = await service.registry.resolve(model, version, alias)
     priority = _priority(asked.get("priority"))
@@ -90,8 +90,13 @@ async def create_batch(service: Service, call: Call) -> Answer:
         idempotency_key=key,
         idempotency_digest=None if key is None else idempotency.digest(call, repr(sorted(asked.items())).encode()),
     )
-    pieces = call.pieces()
-    batch, replayed = await Upload(service, new, target).run(unzipped(pieces) if zipped else pieces)
+    upload = Upload(service, new, target)
+    pieces = unzipped(call.pieces()) if zipped else call.pieces()
+    if kind in parquet.MEDIA_TYPES:
+        async with parquet.spooled(pieces, service.uploads) as file:
+            batch, replayed = await upload.run(parquet.lines(file, service.uploads))
+    else:
+        batch, replayed = await upload.run(pieces)
     tracing.accepted(call, (batch.id,))
     status = 200 if replayed and batch.status.terminal else 202
     extra: Headers = ((b"location", path_of(batch.id, service.settings.public_url).encode()),)
@@ -100,14 +105,14 @@ async def create_batch(service: Service, call: Call) -> Answer:
     return _answer(service, status, batch, (*extra, _REPLAYED) if replayed else extra)
 
 
-def _media(call: Call) -> bool:
-    """Whether the body is packed. Raises Problem for what is no NDJSON."""
+def _media(call: Call) -> tuple[str, bool]:
+    """(its type, whether the body is packed). Raises Problem for what is no file of lines."""
     kind = call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
     encoding = call.headers.get(b"content-encoding", b"identity").strip().lower()
-    if kind not in NDJSON or encoding not in (b"identity", b"gzip"):
-        detail = f"Send Content-Type: {' or '.join(NDJSON)}, in UTF-8, plain or with Content-Encoding: gzip."
+    if kind not in FILES or encoding not in (b"identity", b"gzip"):
+        detail = f"Send Content-Type: {' or '.join(FILES)}, plain or with Content-Encoding: gzip."
         raise Problem("unsupported_media_type", detail)
-    return encoding == b"gzip"
+    return kind, encoding == b"gzip"
 
 
 def _priority(text: str | None) -> int:

@@ -3,4 +3,7 @@
 import schemathesis
 
 schemathesis.serializer.alias(["application/x-ndjson", "application/jsonl"], "text/plain")
-schemathesis.serializer.alias(["image/*", "audio/*", "application/x-npy"], "application/octet-stream")
+schemathesis.serializer.alias(
+    ["image/*", "audio/*", "application/x-npy", "application/vnd.apache.parquet", "application/x-parquet"],
+    "application/octet-stream",
+)

@@ -1,7 +1,9 @@
 """A file of predictions over HTTP: what comes in, what is said of what is wrong with it, how its results come out."""
 
 import asyncio
+import datetime
 import gzip
+import io
 import json
 import socket
 import threading
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow
+import pyarrow.parquet
 import pytest
 import redis
 
@@ -473,3 +477,49 @@ def test_the_awaiting_client_does_the_same(stack: Stack, keeping: Keeping) -> No
             return [one.output async for one in job.results()]
 
     assert asyncio.run(score()) == [1, "two"]
+
+
+def parquet_of(columns: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, row_group_size=300)
+    return file.getvalue()
+
+
+PARQUET = {"content-type": "application/vnd.apache.parquet"}
+
+
+def test_rows_of_a_parquet_file_are_inputs(client: httpx.Client, keeping: Keeping) -> None:
+    numbers = list(range(1_000))
+    body = parquet_of({"input": [[n, n / 2] for n in numbers], "custom_id": [f"r{n}" for n in numbers]})
+    batch = client.post(PATH, content=body, headers=PARQUET | {"idempotency-key": "parquet"}).json()
+    assert batch["request_counts"]["total"] == 1_000
+    keeping.run(batch["id"])
+    assert [(one["custom_id"], one["output"]) for one in results(client, batch)] == [
+        (f"r{n}", [n, n / 2]) for n in numbers
+    ]
+    again = client.post(PATH, content=body, headers=PARQUET | {"idempotency-key": "parquet"})
+    assert (again.status_code, again.json()["id"]) == (200, batch["id"])
+
+
+def test_without_a_column_of_inputs_a_row_is_one_by_the_names_of_its_columns(
+    client: httpx.Client, keeping: Keeping
+) -> None:
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    body = parquet_of({"a": [1.5, float("nan")], "b": ["x", None], "at": [moment, moment]})
+    batch = client.post(PATH, content=body, headers=PARQUET).json()
+    keeping.run(batch["id"])
+    good, bad = results(client, batch)
+    assert good["output"] == {"a": 1.5, "b": "x", "at": "2026-01-02T03:04:05+00:00"}
+    assert bad["error"]["code"] == "invalid_input"
+
+
+def test_what_is_no_parquet_file_is_refused(client: httpx.Client) -> None:
+    whole = parquet_of({"input": list(range(1_000))})
+    for body in (b"PAR1", whole[:-10], whole[len(whole) // 2 :], lines(1), whole[:100] + whole[200:]):
+        problem(client.post(PATH, content=body, headers=PARQUET), 400, "malformed_request")
+    assert (
+        "no lines"
+        in problem(client.post(PATH, content=parquet_of({"input": []}), headers=PARQUET), 422, "validation_failed")[
+            "detail"
+        ]
+    )
