@@ -21,7 +21,7 @@ from headway.notices import Ended
 from headway.states import Status
 from headway.types import BULK_PRIORITY, Hint
 from storage.engine import Database
-from storage.rows import bytes_of, item_error
+from storage.rows import bytes_of, item_error, never_begun
 from storage.statements import parts, with_rows
 
 T = TypeVar("T")
@@ -333,22 +333,7 @@ class Batches:
                 return self._database.run(connection, "end_items", **page).all()
 
         rows = self._database.retrying(once)
-        ended = {
-            id_: Ended(
-                status=status,
-                revision=revision,
-                claim=None,
-                attempt=attempt,
-                started_at=None,
-                completed_at=completed_at,
-                predict_us=None,
-                batch_size=None,
-                output=None,
-                output_omitted=False,
-                error=None,
-            )
-            for _, id_, revision, attempt, completed_at in rows
-        }
+        ended = {id_: never_begun(status, *row) for _, id_, *row in rows}
         return (max(row[0] for row in rows) if len(rows) == ENDED_AT_ONCE else None), ended
 
     def cancel_running(self, batch: Batch) -> list[str]:

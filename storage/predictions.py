@@ -19,7 +19,7 @@ from headway.states import Status
 from headway.types import Claimed, Hint, Input, NewPrediction, Outcome, Prediction
 from storage.engine import Database, reason
 from storage.faults import Fault, fault
-from storage.rows import claimed_of, ended_of, item_error, prediction_of
+from storage.rows import claimed_of, ended_of, item_error, never_begun, prediction_of
 from storage.statements import parts, with_rows
 
 T = TypeVar("T")
@@ -503,22 +503,7 @@ class Predictions:
             with self._database.write_once() as connection:
                 return self._database.run(connection, name, **parameters).all()
 
-        return {
-            id_: Ended(
-                status=status,
-                revision=revision,
-                claim=None,
-                attempt=attempt,
-                started_at=None,
-                completed_at=completed_at,
-                predict_us=None,
-                batch_size=None,
-                output=None,
-                output_omitted=False,
-                error=None,
-            )
-            for id_, revision, attempt, completed_at in self._database.retrying(once)
-        }
+        return {id_: never_begun(status, *row) for id_, *row in self._database.retrying(once)}
 
     def purge(self, before: int, *, after: str | None = None, limit: int = 500) -> Purged:
         """Deletes what ended before a time (µs, database clock), among the `limit` oldest ids past `after`."""

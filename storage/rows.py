@@ -70,6 +70,23 @@ def ended_of(
     )
 
 
+def never_begun(status: Status, revision: int, attempt: int, completed_at: int) -> Ended:
+    """What became of a row that was queued when it ended."""
+    return Ended(
+        status=status,
+        revision=revision,
+        claim=None,
+        attempt=attempt,
+        started_at=None,
+        completed_at=completed_at,
+        predict_us=None,
+        batch_size=None,
+        output=None,
+        output_omitted=False,
+        error=None,
+    )
+
+
 def prediction_of(row: Sequence[Any]) -> Prediction:
     """A row of the statement `read`, or the same as a delivery has frozen it."""
     (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
