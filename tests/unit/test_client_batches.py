@@ -135,8 +135,8 @@ def test_an_upload_that_breaks_off_is_sent_from_its_beginning_under_the_same_key
     file.write_bytes(bytes(range(256)) * 2000)
     sent: list[int] = []
     with Upload(file, sent.append) as upload:
-        answers = [LOST, LOST, BUSY, shown()]
-        server.run(server.verbs.create(upload, "m", {}), *answers, taken=[1, 200_000, 1])
+        verb = server.verbs.create(upload, "m", {})
+        server.run(verb, LOST, LOST, BUSY, shown(), taken=[1, 200_000, 1])
     assert [len(body) for body in server.bodies] == [65536, 262144, 65536, 512_000]
     assert server.bodies[3] == file.read_bytes()
     assert len({send.headers["idempotency-key"] for send in server.sent}) == 1
@@ -186,7 +186,7 @@ def test_an_iterable_that_breaks_is_no_lost_connection(server: Server) -> None:
             verb.send(LOST)  # as which a client took it
     with Upload([1, {2}]) as upload, pytest.raises(TypeError, match="input 2: a set cannot be sent"):
         list(upload.blocks())
-    with Upload([1, float("nan")]) as upload, pytest.raises(ValueError, match="input 2: .*not JSON compliant"):
+    with Upload([1, float("nan")]) as upload, pytest.raises(ValueError, match=r"input 2: .*not JSON compliant"):
         list(upload.blocks())
 
 
@@ -216,12 +216,13 @@ def test_results_go_on_after_the_last_whole_line_whatever_ends_a_stream(server: 
     server.run(server.verbs.results("b1", 3), *told)
     assert [result.line for result in server.given] == [4, 5, 6, 7, 8]
     assert [send.query["after"] for send in server.sent if send.stream] == ["3", "5", "6", "6", "6", "7", "8"]
-    assert server.pauses == [0.125, 0.125, 3.3, 0.5]
+    assert server.pauses == [0.125, 0.125, 3.25, 0.5]
 
 
 def test_results_that_break_off_again_and_again_without_a_word_are_given_up() -> None:
+    broken: list[Came] = [OPEN, b"", shown()]
     with pytest.raises(Unreachable, match="before the batch did"):
-        Server(retries=0).run(Server().verbs.results("b1", 0), *[OPEN, b"", shown()] * 4)
+        Server().run(Server().verbs.results("b1", 0), *broken * 4)
     refused = Answer(404, {}, b'{"code": "batch_not_found", "detail": "No."}')
     with pytest.raises(ApiError, match="batch_not_found"):
         Server().run(Server().verbs.results("b1", 0), refused)

@@ -1,6 +1,7 @@
 """What a `headway batch` finds when it is started again."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_results_go_on_after_the_last_whole_line(tmp_path: Path, size: int) -> N
 
 @given(st.integers(0, len(line(1) * 3)))
 def test_wherever_a_kill_has_cut_it_no_line_is_lost_or_doubled(cut: int) -> None:
-    path = Path(os.environ["TMPDIR"] if "TMPDIR" in os.environ else "/tmp") / f"headway-ledger-{os.getpid()}"
+    path = Path(tempfile.gettempdir()) / f"headway-ledger-{os.getpid()}"
     everything = line(1) + line(2) + line(3)
     path.write_bytes(everything[:cut])
     try:
