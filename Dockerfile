@@ -25,7 +25,7 @@ COPY launch launch
 RUN pip install -c constraints.txt . && rm -rf /opt/headway/*
 
 # A number, so that "must not run as root" can be checked without the image's /etc/passwd.
-RUN useradd --uid 10001 --home-dir /home/headway --create-home headway
+RUN useradd --uid 10001 --home-dir /home/headway --create-home headway && install -d -o 10001 -g 10001 /blobs
 USER 10001:10001
 WORKDIR /home/headway
 

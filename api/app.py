@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import headway
 from api import (
+    batches,
     changes,
     events,
     health,
@@ -29,6 +30,7 @@ from api import (
     listing,
     models,
     openapi,
+    outputs,
     predict,
     predictions,
     problems,
@@ -46,7 +48,7 @@ from api.sites import Sites
 _REFUSED = ("unauthenticated", "forbidden", "rate_limited", "validation_failed")
 _SUBMISSION = (*_REFUSED, "malformed_request", "model_not_found", "version_not_found", "alias_not_found",
                "payload_too_large", "unsupported_media_type", "queue_full", "unavailable")  # fmt: skip
-_PREDICT = (*_SUBMISSION, "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
+_PREDICT = (*_SUBMISSION, "not_acceptable", "invalid_input", "output_invalid", "prediction_failed", "wait_timeout")
 
 
 def _create(path: str) -> Endpoint:
@@ -54,6 +56,7 @@ def _create(path: str) -> Endpoint:
         "Submit a prediction",
         path=path,
         body="CreateBody",
+        raw=True,
         answers="PredictionBody",
         statuses=(200, 202),
         headers=["Prefer", "Idempotency-Key"],
@@ -122,6 +125,17 @@ DATA = [
         ),
         scope="read",
     ),
+    Endpoint(
+        "GET",
+        "/v1/predictions/{id}/output",
+        outputs.output,
+        openapi.output_operation(
+            "/v1/predictions/{id}/output",
+            problems=(*_REFUSED, "prediction_not_found", "prediction_purged", "not_terminal", "no_output",
+                      "not_acceptable", "unavailable"),
+        ),
+        scope="read",
+    ),
     _get(
         "/v1/predictions",
         listing.list_predictions,
@@ -163,6 +177,71 @@ DATA = [
             path="/v1/deliveries/{id}/redeliver",
             problems=[*_REFUSED, "delivery_not_found", "unavailable"],
             statuses=(202,),
+        ),
+        202,
+        scope="predict",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/batches",
+        batches.create_batch,
+        openapi.operation(
+            "Submit a file of predictions",
+            path="/v1/batches",
+            file=batches.FILES,
+            answers="BatchBody",
+            statuses=(200, 202),
+            headers=["Idempotency-Key"],
+            query=batches.CREATE_PARAMETERS,
+            required=("model",),
+            problems=[
+                *(code for code in _SUBMISSION if code != "queue_full"),
+                "webhook_url_rejected",
+                "idempotency_key_reused",
+                "already_terminal",
+            ],
+        ),
+        202,
+        scope="predict",
+    ),
+    _get(
+        "/v1/batches",
+        batches.list_batches,
+        "List batches, newest first",
+        "invalid_cursor",
+        "unavailable",
+        answers="BatchList",
+        query=batches.LIST_PARAMETERS,
+    ),
+    _get("/v1/batches/{id}", batches.read_batch, "Read a batch", "batch_not_found", "unavailable", answers="BatchBody"),
+    Endpoint(
+        "GET",
+        "/v1/batches/{id}/results",
+        batches.batch_results,
+        openapi.results_operation(
+            "/v1/batches/{id}/results",
+            query=batches.RESULTS_PARAMETERS,
+            problems=(*_REFUSED, "batch_not_found", "unavailable"),
+        ),
+        scope="read",
+    ),
+    _get(
+        "/v1/batches/{id}/deliveries",
+        batches.list_batch_deliveries,
+        "What was sent to a batch's webhook",
+        "batch_not_found",
+        "unavailable",
+    ),
+    Endpoint(
+        "POST",
+        "/v1/batches/{id}/cancel",
+        batches.cancel_batch,
+        openapi.operation(
+            "Cancel a batch",
+            path="/v1/batches/{id}/cancel",
+            answers="BatchBody",
+            statuses=(200, 202),
+            problems=(*_REFUSED, "batch_not_found", "already_terminal", "unavailable"),
         ),
         202,
         scope="predict",
@@ -218,7 +297,7 @@ def _response(answer: Answer) -> Response:
     response = Response(status_code=answer.status)
     response.body = answer.body
     response.raw_headers = [*answer.headers]
-    if answer.status not in NO_BODY:
+    if answer.status not in NO_BODY and all(name != b"content-length" for name, _ in answer.headers):
         response.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
     return response
 

@@ -36,6 +36,8 @@ async def cancel(service: Service, call: Call) -> Answer:
 async def retry(service: Service, call: Call) -> Answer:
     """202: queued again under its id, last in its line."""
     changed, row = await _change(service, call, service.predictions.retry)
+    if not changed and row.batch_id is not None:
+        raise Problem("not_retryable", "An item of a batch has been counted; submit its input again.")
     if not changed:
         raise Problem("not_retryable", f"The prediction is {row.status.label.replace('_', ' ')}.")
     hint = await service.threads.run(lambda: service.predictions.hint(row.id))
@@ -53,6 +55,7 @@ async def delete(service: Service, call: Call) -> Answer:
     if not changed:
         row = there(call, row)
         raise Problem("not_terminal", f"The prediction is {row.status.label.replace('_', ' ')}.")
+    await service.forget_blobs(id_)
     return Answer(204, b"", ((b"cache-control", b"private, no-cache"),))
 
 

@@ -7,7 +7,7 @@ send again and again (`Prefer`, `If-None-Match`) is parsed once.
 import functools
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from starlette.types import Receive, Scope
 
@@ -44,6 +44,17 @@ class Call:
         self.receive = receive
         self.request_id = request_id
         self.tenant = tenant
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, of any length. Raises Disconnected where it ends before it is complete."""
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            more = message.get("more_body", False)
+            if piece := message.get("body", b""):
+                yield piece
 
     async def body(self, limit: int) -> bytes:
         """The whole body. One over `limit` bytes is refused before it is read, where Content-Length tells."""

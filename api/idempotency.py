@@ -31,9 +31,9 @@ def key_of(call: Call) -> str | None:
     return key
 
 
-def digest(call: Call, body: bytes) -> str:
+def digest(call: Call, *asked: bytes) -> str:
     """What was asked, in 32 hexadecimal characters."""
-    return hashlib.blake2b(call.path.encode() + b"\0" + body, digest_size=16).hexdigest()
+    return hashlib.blake2b(b"\0".join((call.path.encode(), *asked)), digest_size=16).hexdigest()
 
 
 def reused() -> Problem:

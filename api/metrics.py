@@ -10,6 +10,7 @@ REQUESTS = Counter(
     ["route", "status"],
 )
 ACCEPTED = Counter("headway_api_accepted", "Predictions whose row is committed.")
+BATCH_LINES = Counter("headway_api_batch_lines", "Lines of batches' files that were stored, bad ones included.")
 GROUP_SIZE = Histogram(
     "headway_api_group_size",
     "Predictions in one group commit. Always 1 under load: commits are faster than requests, all is well.",

@@ -10,11 +10,11 @@ from headway.types import Prediction
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-def id_of(call: Call) -> str:
-    """Raises Problem prediction_not_found for what is no id."""
+def id_of(call: Call, code: str = "prediction_not_found") -> str:
+    """Raises Problem of this code for what is no id."""
     id_ = call.params["id"].lower()
     if not _ID.fullmatch(id_):
-        raise not_found()
+        raise Problem.of(code)
     return id_
 
 

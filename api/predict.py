@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from api import tracing
+from api import inputs, outputs, tracing
 from api.answers import JSON_HEADERS, Answer
 from api.exchange import LONGEST_WAIT_S, Call, Disconnected, preference_applied, preferred_wait, query_parameters
 from api.problems import Problem
@@ -15,7 +15,7 @@ from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
 from headway.notices import Ended
 from headway.states import Status
-from headway.types import NewPrediction, Prediction
+from headway.types import LARGE, NewPrediction, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,10 @@ async def predict(service: Service, call: Call) -> Answer:
     target = await service.registry.resolve(call.params["model"], call.params.get("version"), call.params.get("alias"))
     instances = await read_predict(call, service.settings.max_body_bytes)
     line = target.line(_PRIORITY, await service.classes.of(call.tenant))
-    rows = [_row(call, target, line, i, bytes(raw), value) for i, (raw, value) in enumerate(instances)]
+    rows = [_row(service, call, target, line, i, bytes(raw), value) for i, (raw, value) in enumerate(instances)]
     await service.capacity.admit(target, len(rows))
+    if any(len(row.body) > LARGE for row in rows):
+        rows = [await inputs.kept(service, row) for row in rows]
     ids = [row.id for row in rows]
     waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive)
     try:
@@ -50,16 +52,42 @@ async def predict(service: Service, call: Call) -> Answer:
         waiter.close()
     ended = await _ended(service, waiter)
     if len(ended) == len(ids) and all(end.status is Status.SUCCEEDED for end in ended.values()):
-        outputs = b",".join([ended[id_].output or b"null" for id_ in ids])
-        return Answer(200, b'{"predictions":[%b]}' % outputs, (*JSON_HEADERS, *preference_applied(wait)))
+        given = {id_: end.output or b"null" for id_, end in ended.items()}
+        if apart := [end for end in ended.values() if isinstance(end, Prediction) and end.output_bytes is not None]:
+            given |= await _from_blobs(service, ids, apart)
+        joined = b",".join([given[id_] for id_ in ids])
+        return Answer(200, b'{"predictions":[%b]}' % joined, (*JSON_HEADERS, *preference_applied(wait)))
     canceled = await _cancel(service, call, [id_ for id_ in ids if id_ not in ended])
     if waiter.hung_up:
         raise Disconnected
     raise _problem(service, ids, ended, canceled)
 
 
-def _row(call: Call, target: Target, line: str, index: int, body: bytes, value: object) -> NewPrediction:
-    size, shape = target.measure(value, body, f"/instances/{index}")
+async def _from_blobs(service: Service, ids: list[str], rows: list[Prediction]) -> dict[str, bytes]:
+    """Outputs that do not lie in SQL, as JSON. Raises Problem not_acceptable, which lists those that are none."""
+    given = {row.id: await outputs.as_json(service, row) for row in rows}
+    listed = [
+        {"index": index, "id": id_, "code": "output_omitted"}
+        for index, id_ in enumerate(ids)
+        if id_ in given and given[id_] is None
+    ]
+    if listed:
+        detail = (
+            f"{len(listed)} of {len(ids)} outputs are no JSON, or larger than {outputs.MOST_INLINE} bytes; "
+            "all are computed: GET /v1/predictions/{id}/output has each."
+        )
+        raise Problem("not_acceptable", detail, members={"predictions": listed})
+    return {id_: output for id_, output in given.items() if output is not None}
+
+
+def _row(
+    service: Service, call: Call, target: Target, line: str, index: int, body: bytes, value: object
+) -> NewPrediction:
+    pointer = f"/instances/{index}"
+    if target.fetches:
+        size, shape = inputs.measured(service, target, value, body, pointer)
+    else:
+        size, shape = target.measure(value, body, pointer)
     return NewPrediction(
         id=new_id(),
         tenant_id=call.tenant,

@@ -4,21 +4,23 @@ import functools
 import operator
 from collections.abc import Iterable
 
-from api import idempotency, tracing
+from api import idempotency, inputs, outputs, tracing
 from api.answers import Answer, Headers
 from api.exchange import Call, etag_matches, preference_applied, preferred_wait, query_parameters
 from api.ownership import id_of, own
 from api.problems import Problem
+from api.raw import media_type, read_raw, refusal
 from api.registry import Target
 from api.rendering import accepted, after, etag, not_modified, prediction_answer
-from api.requests import CreateBody, Submission, read_create
+from api.requests import Submission, read_create
 from api.service import Service
 from api.waiting import Waiter
 from api.webhooks import receiver
 from headway.clock import new_id
+from headway.errors import InputRefused
 from headway.rendering import path_of
 from headway.states import Status
-from headway.types import NewPrediction, Prediction
+from headway.types import LARGE, NewPrediction, Prediction
 from headway.webhooks import Events
 from storage.predictions import Held
 
@@ -29,15 +31,18 @@ _REPLAYED = (b"idempotency-replayed", b"true")
 
 async def create(service: Service, call: Call) -> Answer:
     """202 once the row is committed; with `Prefer: wait`, 200 if it ends in time."""
-    query_parameters(call.query, {})
+    media = media_type(call.headers.get(b"content-type", b""))
+    if media is None:
+        query_parameters(call.query, {})
     wait = preferred_wait(call.headers.get(b"prefer", b""))
     key = idempotency.key_of(call)
     if key is None:
         await service.registry.model(call.params["model"])  # before its body is read
-    submission = await read_create(call, service.settings.max_body_bytes)
-    digest = None if key is None else idempotency.digest(call, submission.data)
+    limit = service.settings.max_body_bytes
+    submission = await (read_create(call, limit) if media is None else read_raw(call, limit, media))
+    digest = None if key is None else await _digest(service, call, submission)
     try:
-        target = await _target(service, call, submission.body)
+        target = await _target(service, call, submission)
         line = target.line(submission.body.priority, await service.classes.of(call.tenant))
         row = _row(service, call, target, line, submission, key, digest)
         await service.capacity.admit(target)
@@ -46,17 +51,19 @@ async def create(service: Service, call: Call) -> Answer:
         if key is None or digest is None or (held := await _holder(service, call, key, digest)) is None:
             raise
         return await _replayed(service, call, held, wait)
+    if len(row.body) > LARGE:
+        row = await inputs.kept(service, row)
     if not wait:
         position = await service.submitter.submit(row, target.at_most)
         if isinstance(position, Held):
-            return await _replayed(service, call, position, wait)
+            return await _replayed(service, call, position, wait, row)
         tracing.accepted(call, (row.id,))
         return _created(service, accepted(row, position), wait)
     waiter = service.waiting.register((row.id,), wait)
     try:
         position = await service.submitter.submit(row, target.at_most)
         if isinstance(position, Held):
-            return await _replayed(service, call, position, wait)
+            return await _replayed(service, call, position, wait, row)
         tracing.accepted(call, (row.id,))
         await waiter.wait()
     finally:
@@ -64,23 +71,37 @@ async def create(service: Service, call: Call) -> Answer:
     return _created(service, await current(service, waiter, accepted(row, position)), wait)
 
 
+async def _digest(service: Service, call: Call, submission: Submission) -> str:
+    """What makes another request the same as this one."""
+    if submission.content_type is None:
+        return idempotency.digest(call, submission.data)
+    asked = (submission.content_type.encode(), call.query, submission.data)
+    return await service.threads.run(lambda: idempotency.digest(call, *asked))
+
+
 async def _holder(service: Service, call: Call, key: str, digest: str) -> Held | None:
     return await service.threads.run(lambda: service.predictions.holder(call.tenant, key, digest))
 
 
-async def _replayed(service: Service, call: Call, held: Held, wait: int | None) -> Answer:
-    """The prediction that the first such submission made, at whatever state it is in."""
+async def _replayed(
+    service: Service, call: Call, held: Held, wait: int | None, ours: NewPrediction | None = None
+) -> Answer:
+    """The prediction that the first such submission made, at whatever state it is in. `ours` is no row."""
+    if ours is not None and ours.blob_bytes is not None:
+        await service.forget_blobs(ours.id)
     if not held.same:
         raise idempotency.reused()
     row = await (_awaited(service, call, held.id, None, wait) if wait else own(service, call, held.id))
+    row = await outputs.shown(service, row)
     return _created(service, row, wait, (_REPLAYED,))
 
 
-async def _target(service: Service, call: Call, body: CreateBody) -> Target:
+async def _target(service: Service, call: Call, submission: Submission) -> Target:
+    body = submission.body
     version = call.params.get("version")
     if version is not None and (body.version is not None or body.alias is not None):
         field = "version" if body.version is not None else "alias"
-        raise Problem.invalid("The version is already in the path.", pointer=f"/{field}")
+        raise Problem.invalid("The version is already in the path.", **submission.where(field))
     if body.version is not None:
         version = str(body.version)
     return await service.registry.resolve(call.params["model"], version, body.alias)
@@ -96,12 +117,17 @@ def _row(
     digest: str | None,
 ) -> NewPrediction:
     body = submission.body
-    input_ = bytes(body.input)
-    size, shape = target.measure(submission.value, input_, "/input")
+    input_ = submission.input
+    if submission.content_type is not None:
+        size, shape = _measure_raw(target, submission)
+    elif target.fetches:
+        size, shape = inputs.measured(service, target, submission.value, input_, "/input")
+    else:
+        size, shape = target.measure(submission.value, input_, "/input")
     if (limit := body.execution_timeout_seconds) is not None and limit > target.timeout_s:
         detail = f"The model has {target.timeout_s:g} s at most."
-        raise Problem.invalid(detail, pointer="/execution_timeout_seconds")
-    webhook = None if body.webhook is None else receiver(service, body.webhook)
+        raise Problem.invalid(detail, **submission.where("execution_timeout_seconds"))
+    webhook = None if body.webhook is None else receiver(service, body.webhook, submission.where("webhook"))
     return NewPrediction(
         id=new_id(),
         tenant_id=call.tenant,
@@ -122,7 +148,15 @@ def _row(
         idempotency_digest=digest,
         traceparent=tracing.traceparent(call),
         body=input_,
+        content_type=submission.content_type,
     )
+
+
+def _measure_raw(target: Target, submission: Submission) -> tuple[int, str | None]:
+    try:
+        return target.measure_raw(submission.value, len(submission.data), submission.content_type or "")
+    except InputRefused as refused:
+        raise refusal(refused) from refused
 
 
 def _microseconds(seconds: float | None) -> int | None:
@@ -141,7 +175,7 @@ async def current(service: Service, waiter: Waiter, row: Prediction) -> Predicti
     present = waiter.present.get(row.id)
     if row.id in waiter.ended and (present is None or not present.status.terminal):
         present = await service.reader.read(row.id)  # the notice left the output out
-    return present or row
+    return row if present is None else await outputs.shown(service, present)
 
 
 def _created(service: Service, row: Prediction, wait: int | None, extra: Headers = ()) -> Answer:
@@ -162,11 +196,15 @@ async def read(service: Service, call: Call) -> Answer:
     extra = preference_applied(wait)
     if known is not None and etag_matches(known, etag(row)):
         return not_modified(row, extra)
-    input_ = None
+    if row.output_bytes is not None and row.output is None:
+        row = await outputs.shown(service, row)
+    input_ = input_type = None
     if with_input:
-        input_ = await service.threads.run(lambda: service.predictions.read_input(id_, call.tenant))
+        found = await service.threads.run(lambda: service.predictions.read_input(id_, call.tenant))
+        if found is not None:
+            input_, input_type = await inputs.shown(service, id_, found), found.content_type
     place = await service.places.of(row) if row.status is Status.QUEUED else None
-    return prediction_answer(200, row, service.settings.public_url, extra, input_, place)
+    return prediction_answer(200, row, service.settings.public_url, extra, input_, place, input_type=input_type)
 
 
 async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, wait: int) -> Prediction:

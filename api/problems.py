@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from api.answers import Answer, Headers
-from headway.errors import StorageUnavailable
+from headway.errors import BlobsUnavailable, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,15 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Method not allowed",
         "The path exists, and not with this method. The Allow header lists those it has.",
     ),
+    "not_acceptable": (
+        406,
+        "Not acceptable",
+        "The output cannot be given so. GET /v1/predictions/{id}/output without Accept gives it as it is.",
+    ),
     "already_terminal": (
         409,
         "Already terminal",
-        "The prediction has ended, so it cannot be canceled.",
+        "It has ended, so it cannot be canceled.",
     ),
     "not_retryable": (
         409,
@@ -88,7 +93,17 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "not_terminal": (
         409,
         "Not terminal",
-        "Only what has ended can be deleted. Cancel it first.",
+        "Only what has ended can be deleted, or has an output. Wait for it, or cancel it first.",
+    ),
+    "no_output": (
+        409,
+        "No output",
+        "The prediction ended without an output. `error` says why, where it failed.",
+    ),
+    "batch_not_found": (
+        404,
+        "Batch not found",
+        "There is no batch of this id, or its retention has ended.",
     ),
     "prediction_purged": (
         410,
@@ -108,7 +123,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "unsupported_media_type": (
         415,
         "Unsupported media type",
-        "Send Content-Type: application/json, in UTF-8, and no Content-Encoding.",
+        "Send application/json, without Content-Encoding; a create also takes image/*, audio/*, octet-stream or x-npy.",
     ),
     "validation_failed": (
         422,
@@ -228,6 +243,8 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, StorageUnavailable):
         return Problem.unavailable("The database cannot be reached now.")
+    if isinstance(error, BlobsUnavailable):
+        return Problem.unavailable("The store of large inputs and outputs cannot be reached now.")
     if isinstance(error, SQLAlchemyError):
         log.error("the database refused a statement", exc_info=error)
         return Problem.unavailable("The database cannot serve this now; is its schema current?")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from api.problems import Problem
 from api.refreshing import keep_fresh, seen
 from api.threads import PATIENCE_S, Threads
-from headway import broker
+from headway import broker, npy
 from headway.errors import InputRefused, StorageUnavailable
 from headway.registry import Version
-from headway.signature import Checked, check
+from headway.signature import Checked, check, check_array
 from storage.models import Models
 
 
@@ -23,6 +23,7 @@ class Target:
     __slots__ = (
         "at_most",
         "checks",
+        "fetches",
         "inputs",
         "max_attempts",
         "max_queue",
@@ -42,6 +43,7 @@ class Target:
         self.max_attempts = row.manifest.limits.max_attempts
         self.timeout_s = row.manifest.limits.timeout_s
         self.inputs = row.manifest.inputs
+        self.fetches = row.manifest.fetch is not None
         self.size_by = row.manifest.batching.size
 
     def line(self, priority: int, tenant_class: int) -> str:
@@ -59,6 +61,16 @@ class Target:
                 raise Problem("validation_failed", f"{place} {refused.detail}.", errors=errors) from refused
         if self.size_by == "bytes":
             return len(body), checked.shape
+        return (checked.elements if self.size_by == "shape" else 1), checked.shape
+
+    def measure_raw(self, header: npy.Header | None, length: int, type_: str) -> tuple[int, str | None]:
+        """(size, shape) of an input that came as it is. Raises InputRefused where it does not fit."""
+        checked = Checked(None, 1 if header is None else header.elements)
+        if self.inputs:
+            dtype, shape = (None, ()) if header is None else (header.dtype, header.shape)
+            checked = check_array(dtype, shape, type_, self.inputs)
+        if self.size_by == "bytes":
+            return length, checked.shape
         return (checked.elements if self.size_by == "shape" else 1), checked.shape
 
 

@@ -85,9 +85,11 @@ def prediction_answer(
     extra: Headers,
     input_: bytes | None = None,
     place: Place | None = None,
+    *,
+    input_type: str | None = None,
 ) -> Answer:
     headers = (*JSON_HEADERS, (b"etag", b'W/"%b"' % etag(row)), *extra)
-    return Answer(status, prediction_json(row, public_url, input_, place=place), headers)
+    return Answer(status, prediction_json(row, public_url, input_, place=place, input_type=input_type), headers)
 
 
 def not_modified(row: Prediction, extra: Headers) -> Answer:

@@ -6,6 +6,7 @@ what refuses NaN, 1e400, invalid UTF-8 and what is cut off inside them.
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -24,10 +25,9 @@ _Key = Annotated[str, Meta(max_length=64)]
 _Value = Annotated[str, Meta(max_length=512)]
 
 
-class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The body of a create."""
+class CreateFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What a create may say beside its input."""
 
-    input: msgspec.Raw
     version: str | int | None = None
     alias: str | None = None
     priority: Annotated[int, Meta(ge=0, le=9, description="0 is first.")] = 5
@@ -41,6 +41,25 @@ class CreateBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froze
     webhook_events: Annotated[list[Literal["started", "completed"]], Meta(min_length=1, max_length=2)] | None = None
 
 
+class CreateBody(CreateFields, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The body of a create."""
+
+    input: msgspec.Raw
+
+
+class BatchLine(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A line of a batch's file: `custom_id` and `input`, or as OpenAI's batches have it, `method`, `url` and `body`.
+
+    A body that is sent to one of our own paths has its `input` inside; any other is the input itself.
+    """
+
+    custom_id: Annotated[str, Meta(max_length=512)] | None = None
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    method: Literal["POST"] | msgspec.UnsetType = msgspec.UNSET
+    url: Annotated[str, Meta(max_length=2048)] | msgspec.UnsetType = msgspec.UNSET
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 class PredictBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """The body of a `:predict`."""
 
@@ -49,6 +68,7 @@ class PredictBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, froz
 
 _create = msgspec.json.Decoder(CreateBody)
 _predict = msgspec.json.Decoder(PredictBody)
+_line = msgspec.json.Decoder(BatchLine)
 _anything = msgspec.json.Decoder()
 
 _Body = TypeVar("_Body")
@@ -57,9 +77,18 @@ _Body = TypeVar("_Body")
 class Submission(NamedTuple):
     """A create that can be read."""
 
-    body: CreateBody
-    value: Any  # of the input
+    body: CreateFields
+    value: Any  # of the input; of an array's bytes their header
     data: bytes  # as it came
+    content_type: str | None = None  # of an input that is the body as it is; None: JSON
+
+    @property
+    def input(self) -> bytes:
+        return bytes(self.body.input) if isinstance(self.body, CreateBody) else self.data
+
+    def where(self, field: str) -> dict[str, str]:
+        """The place of a field, as problems name it."""
+        return {"pointer": f"/{field}"} if self.content_type is None else {"parameter": field}
 
 
 async def read_create(call: Call, limit: int) -> Submission:
@@ -67,13 +96,22 @@ async def read_create(call: Call, limit: int) -> Submission:
     body = _decode(_create, data)
     value = _decode_input(data, body.input)
     _check_depth(data)
-    if body.alias is not None and body.version is not None:
-        raise Problem.invalid("Give `version` or `alias`, not both.", pointer="/alias")
-    if body.metadata and any("\0" in text for item in body.metadata.items() for text in item):
-        raise Problem.invalid("NUL characters cannot be stored.", pointer="/metadata")
-    if body.webhook_events is not None and body.webhook is None:
-        raise Problem.invalid("Events need a `webhook` to be sent to.", pointer="/webhook_events")
+    check_fields(body, _pointer)
     return Submission(body, value, data)
+
+
+def _pointer(field: str) -> dict[str, str]:
+    return {"pointer": f"/{field}"}
+
+
+def check_fields(body: CreateFields, where: Callable[[str], dict[str, str]]) -> None:
+    """What no type says. Raises Problem; `where` names a field's place in it."""
+    if body.alias is not None and body.version is not None:
+        raise Problem.invalid("Give `version` or `alias`, not both.", **where("alias"))
+    if body.metadata and any("\0" in text for item in body.metadata.items() for text in item):
+        raise Problem.invalid("NUL characters cannot be stored.", **where("metadata"))
+    if body.webhook_events is not None and body.webhook is None:
+        raise Problem.invalid("Events need a `webhook` to be sent to.", **where("webhook_events"))
 
 
 async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:
@@ -83,6 +121,48 @@ async def read_predict(call: Call, limit: int) -> list[tuple[msgspec.Raw, Any]]:
     instances = [(raw, _decode_input(data, raw)) for raw in body.instances]
     _check_depth(data)
     return instances
+
+
+class Item(NamedTuple):
+    """A line that can be read."""
+
+    custom_id: str | None
+    input: bytes  # as it came
+    value: Any  # of the input
+
+
+_OUR_PATH = re.compile(r"/v1/models/(?P<model>[^/:]+)(?:/versions/[^/:]+)?/predictions")
+
+
+def decode_line(data: bytes, model: str) -> Item:
+    """A line of a batch for a model. Raises Problem."""
+    line = _decode(_line, data)
+    raw = line.input
+    if (raw is msgspec.UNSET) == (line.body is msgspec.UNSET):
+        raise Problem.invalid("A line has `input`, or else `method`, `url` and `body`.", pointer="")
+    if isinstance(line.body, msgspec.Raw):
+        raw = _sent(line, model)
+    elif line.method is not msgspec.UNSET or line.url is not msgspec.UNSET:
+        raise Problem.invalid("`method` and `url` need a `body`, and no `input`.", pointer="")
+    assert isinstance(raw, msgspec.Raw)
+    if line.custom_id is not None and "\0" in line.custom_id:
+        raise Problem.invalid("NUL characters cannot be stored.", pointer="/custom_id")
+    value = _decode_input(data, raw)
+    _check_depth(data)
+    return Item(line.custom_id, bytes(raw), value)
+
+
+def _sent(line: BatchLine, model: str) -> msgspec.Raw:
+    """The input of a line in OpenAI's form."""
+    if isinstance(line.url, msgspec.UnsetType) or isinstance(line.method, msgspec.UnsetType):
+        raise Problem.invalid("A `body` needs `method` and `url`.", pointer="")
+    assert isinstance(line.body, msgspec.Raw)
+    ours = _OUR_PATH.fullmatch(line.url)
+    if ours is None:
+        return line.body
+    if ours["model"] != model:
+        raise Problem.invalid(f"The batch is for {model!r}.", pointer="/url")
+    return _decode(_create, bytes(line.body)).input
 
 
 async def read_body(call: Call, limit: int, decoder: msgspec.json.Decoder[_Body]) -> _Body:
@@ -115,7 +195,7 @@ def _decode(decoder: msgspec.json.Decoder[_Body], data: bytes) -> _Body:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         _decode_input(data, data)  # a body that is broken further on is malformed, whatever else is wrong with it
-        raise _misfit(error) from error
+        raise misfit(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse(data, error)
 
@@ -157,7 +237,7 @@ _FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<n
 _STEP = re.compile(r"\.(?P<name>\w+)|\[(?P<index>\d+)\]")
 
 
-def _misfit(error: msgspec.ValidationError) -> Problem:
+def misfit(error: msgspec.ValidationError) -> Problem:
     """422 with the pointer that msgspec's message gives as a path."""
     place = _PLACE.match(str(error)[:1000])
     assert place is not None  # the pattern matches every text

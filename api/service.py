@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from api.access import Access
 from api.capacity import Capacity
@@ -17,9 +17,11 @@ from api.submitter import Submitter
 from api.tenants import Classes
 from api.threads import Threads
 from api.waiting import Waiting
-from headway.egress import Egress
-from headway.errors import StorageUnavailable
+from headway.egress import INPUT, Egress
+from headway.errors import BlobsUnavailable, StorageUnavailable
 from headway.settings import Settings
+from storage.batches import Batches
+from storage.blobs import Blobs
 from storage.deliveries import Deliveries
 from storage.engine import Database
 from storage.keys import Keys
@@ -29,6 +31,11 @@ from storage.tenants import Tenants
 from storage.workers import Workers
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: A store may be far away, and what it is given large.
+_BLOBS_PATIENCE_S = 60.0
 
 
 class Service:
@@ -40,8 +47,13 @@ class Service:
         self.predictions = Predictions(self.database)
         self.workers = Workers(self.database)
         self.deliveries = Deliveries(self.database)
+        self.batches = Batches(self.database)
+        self.uploads = Threads("uploads", 2)  # for what batches bring
         self.egress = Egress(settings.webhook_allow)
+        self.fetch_egress = Egress(settings.fetch_allow, INPUT)
+        self.blobs = Blobs(settings.blobs)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
+        self._blob_threads = Threads("blobs", 8)
         self.registry = Registry(Models(self.database))
         self.tenants = Tenants(self.database)
         self.classes = Classes(self.tenants, self.threads)
@@ -76,6 +88,20 @@ class Service:
         ):
             self._tasks.append(asyncio.create_task(_supervised(duty), name=duty.__qualname__))
 
+    async def in_blobs(self, call: Callable[[], T]) -> T:
+        """A call to the blob store, off the loop. Raises what it raises, and BlobsUnavailable when it is late."""
+        try:
+            return await self._blob_threads.run(call, patience_s=_BLOBS_PATIENCE_S)
+        except StorageUnavailable as late:
+            raise BlobsUnavailable(str(late)) from late
+
+    async def forget_blobs(self, id_: str) -> None:
+        """What cannot be removed now is swept away later."""
+        try:
+            await self.in_blobs(lambda: self.blobs.forget(id_))
+        except BlobsUnavailable as error:
+            log.warning("blobs stay for a while: %s", error, extra={"prediction_id": id_})
+
     def drain(self, within_s: float) -> None:
         """Not ready from now on; callers who wait are answered early, `:predict` calls have `within_s` seconds."""
         self.draining = True
@@ -93,6 +119,8 @@ class Service:
         self.registry.close()
         self.access.close()
         self.threads.close()
+        self.uploads.close()
+        self._blob_threads.close()
         await self.publisher.close()
         await self.reports.close()
         self.database.close()

@@ -6,6 +6,7 @@ the hint that follows is published at best effort and waited for by nobody.
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ class Submitter:
         self._pending: deque[_Submission] = deque()
         self._coming: Counter[str] = Counter()  # pending submissions of each line
         self._wake = asyncio.Event()
+        self.asked_at = -math.inf  # monotonic, when something was submitted last
         self.uncommitted: Counter[str] = Counter()  # submissions of each model on their way to SQL
         self.accepted: Counter[str] = Counter()  # of each model, since this process began
 
@@ -66,6 +68,7 @@ class Submitter:
         The row is inserted all the same.
         """
         future: asyncio.Future[int | Held] = asyncio.get_running_loop().create_future()
+        self.asked_at = time.monotonic()
         self._pending.append(_Submission(row, at_most, future))
         self._coming[row.line] += 1
         self.uncommitted[row.model] += 1

@@ -1,5 +1,6 @@
 """A prediction's webhook: whether it may be called, what was delivered, and sending it again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from api.answers import Answer, json_answer
@@ -13,13 +14,16 @@ from headway.webhooks import WebhookStatus
 from storage.deliveries import Delivery
 
 
-def receiver(service: Service, url: str) -> str:
-    """The URL in its plain form. Raises Problem webhook_url_rejected, which says how the operator could allow it."""
+def receiver(service: Service, url: str, where: Mapping[str, str]) -> str:
+    """The URL in its plain form; `where` it came from.
+
+    Raises Problem webhook_url_rejected, which says how the operator could allow it.
+    """
     try:
         return service.egress.checked_url(url)
     except UrlRefused as refused:
         detail = str(refused)
-        raise Problem("webhook_url_rejected", detail, errors=[{"pointer": "/webhook", "detail": detail}]) from refused
+        raise Problem("webhook_url_rejected", detail, errors=[{**where, "detail": detail}]) from refused
 
 
 async def list_deliveries(service: Service, call: Call) -> Answer:
@@ -27,6 +31,11 @@ async def list_deliveries(service: Service, call: Call) -> Answer:
     query_parameters(call.query, {})
     id_ = id_of(call)
     await own(service, call, id_)
+    return await deliveries_of(service, call, id_)
+
+
+async def deliveries_of(service: Service, call: Call, id_: str) -> Answer:
+    """Of a prediction, or of a batch."""
     rows = await service.threads.run(lambda: service.deliveries.of(id_, call.tenant))
     return json_answer({"object": "list", "data": [_body(one) for one in rows], "has_more": False})
 
@@ -44,7 +53,7 @@ def _body(one: Delivery) -> dict[str, Any]:
     return {
         "id": one.id,
         "object": "delivery",
-        "prediction_id": one.prediction_id,
+        "batch_id" if one.event.startswith("batch.") else "prediction_id": one.subject_id,
         "type": one.event,
         "url": one.url,
         "status": one.status.label,

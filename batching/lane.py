@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from batching import cost, policy
-from batching.policy import Decision, Rules, Take, Waiting
+from batching.policy import UNHURRIED, Decision, Pace, Rules, Take, Waiting
 
 
 class Lane:
@@ -41,13 +41,14 @@ class Lane:
         self.coming = coming
         return new
 
-    def decide(self, now: float, free_at: float, at_most: int) -> Decision:
+    def decide(self, now: float, free_at: float, at_most: int, pace: Pace = UNHURRIED) -> Decision:
         """As `policy.decide`; on a Take the items have left the window and count as boarded.
 
         `at_most`: what this device bears in one batch, beside the rules.
         """
         rules = self.rules if at_most >= self.rules.max_batch_size else replace(self.rules, max_batch_size=at_most)
-        decision = policy.decide(list(self._waiting.values()), now, free_at=free_at, coming=self.coming, rules=rules)
+        waiting = list(self._waiting.values())
+        decision = policy.decide(waiting, now, free_at=free_at, coming=self.coming, rules=rules, pace=pace)
         if isinstance(decision, Take):
             self._board(decision.items)
             if not self._waiting:

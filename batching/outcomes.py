@@ -11,18 +11,34 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
+from headway import npy
 from headway.errors import InputRefused, ItemCode, ItemError
 from headway.model import MESSAGE_CHARACTERS, InvalidInput
-from headway.types import Outcome
+from headway.types import LARGE, Outcome
 
 logger = logging.getLogger(__name__)
 
 Predict = Callable[[list[str], list[Any]], object]  # (ids, inputs) → what the model answered
+
+
+T = TypeVar("T")
+
+#: The media type of outputs that are bytes.
+BYTES = "application/octet-stream"
+#: What is JSON, or is not, without a look inside.
+_PLAIN = {dict, list, str, int, float, bool, type(None)}
+
+
+class _Raw(NamedTuple):
+    """An output that is no JSON."""
+
+    type: str
+    body: bytes
 
 
 class Fatal(Exception):  # noqa: N818
@@ -34,15 +50,15 @@ class _OutputInvalid(ValueError):  # noqa: N818
 
 
 def settle(
-    items: Sequence[tuple[str, bytes]],
+    items: Sequence[tuple[str, T]],
     *,
-    decode: Callable[[bytes], Any],
+    decode: Callable[[T], Any],
     predict: Predict,
     clock_ns: Callable[[], int],
     on_too_many: Callable[[int], None] = lambda count: None,
     canceled: Callable[[str], bool] = lambda id_: False,
 ) -> list[Outcome]:
-    """One outcome per (id, input JSON), in the order given.
+    """One outcome per (id, input as `decode` takes it), in the order given.
 
     What `decode` raises for an item fails that one alone, with `invalid_input`. Exceptions of `predict` become
     outcomes; only `Fatal` passes through. `on_too_many(count)`: a call of several did not fit into memory.
@@ -121,21 +137,49 @@ def _rows(answer: object, count: int) -> list[Any]:
     return rows
 
 
-def _encoded(output: object) -> bytes | ItemError:
-    """The output's JSON, or why it is none."""
+def _encoded(output: object) -> bytes | _Raw | ItemError:
+    """The output's JSON, or itself where it is bytes or a large array; or why there is none of them."""
     if isinstance(output, BaseException):
         if not isinstance(output, InvalidInput):
             logger.warning("the model returned an exception for an item", exc_info=output)
         return item_error(output)
     try:
-        return encode(output)
+        if type(output) in _PLAIN:
+            return encode(output)
+        if isinstance(output, bytes | bytearray | memoryview):
+            return _Raw(BYTES, bytes(output))
+        array = _array(output)
+        if array is None:
+            return encode(output)
+        # One that is large, itself or as JSON, stays an array.
+        encoded = encode(array) if array.nbytes <= LARGE else b""
+        return encoded if 0 < len(encoded) <= LARGE else _dumped(array)
     except Exception as error:
         return item_error(error)
 
 
-def _outcome(id_: str, result: bytes | ItemError, predict_us: int, batch_size: int) -> Outcome:
+def _array(output: object) -> np.ndarray[Any, Any] | None:
+    """The output as an array that can be stored as one, if it is one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(output, torch.Tensor):
+        output = to_numpy(output)
+    return output if isinstance(output, np.ndarray) and npy.storable(output) else None
+
+
+def _dumped(array: np.ndarray[Any, Any]) -> _Raw:
+    """Whatever its size, an array holds what JSON could hold. Raises _OutputInvalid."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _OutputInvalid("the output contains NaN or an infinite number")
+    return _Raw(npy.MEDIA_TYPE, npy.dump(array))
+
+
+def _outcome(id_: str, result: bytes | _Raw | ItemError, predict_us: int, batch_size: int) -> Outcome:
     if isinstance(result, ItemError):
         return Outcome(id=id_, error=result, predict_us=predict_us, batch_size=batch_size)
+    if isinstance(result, _Raw):
+        return Outcome(
+            id=id_, output=result.body, output_type=result.type, predict_us=predict_us, batch_size=batch_size
+        )
     return Outcome(id=id_, output=result, predict_us=predict_us, batch_size=batch_size)
 
 

@@ -68,7 +68,20 @@ class WaitUntil:
 Decision = Take | WaitUntil
 
 
-def decide(waiting: Sequence[Waiting], now: float, *, free_at: float, coming: int, rules: Rules) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What items of batches may take while others are in a hurry."""
+
+    at: float  # when a micro-batch of nothing else may depart (≤ now: at once)
+    at_most: int  # of them in any micro-batch
+
+
+UNHURRIED = Pace(-math.inf, 1 << 30)
+
+
+def decide(
+    waiting: Sequence[Waiting], now: float, *, free_at: float, coming: int, rules: Rules, pace: Pace = UNHURRIED
+) -> Decision:
     """`free_at`: when the device could begin another batch (≤ now: at once; infinity: not known).
 
     `coming`: how many more of this lane are known to be on their way.
@@ -76,8 +89,15 @@ def decide(waiting: Sequence[Waiting], now: float, *, free_at: float, coming: in
     if not waiting:
         return WaitUntil(math.inf)
     crew = board(waiting, now, rules)
+    if crew[0].bulk:
+        # They do not stand before a busy device: whoever is in more of a hurry could still come.
+        free_at = max(free_at, pace.at)
+        if now < free_at:
+            return WaitUntil(free_at)
+        return Take(crew[: pace.at_most], Reason.FULL if is_full(crew, rules) else Reason.IDLE)
     if is_full(crew, rules):
-        return Take(crew, Reason.FULL)
+        return Take(_with_few(crew, pace.at_most), Reason.FULL)
+    crew = _with_few(crew, pace.at_most)
     if now < free_at:
         return WaitUntil(free_at)  # departing earlier would end no earlier, and end with fewer
     if coming <= 0:
@@ -87,6 +107,11 @@ def decide(waiting: Sequence[Waiting], now: float, *, free_at: float, coming: in
     if now >= overdue_at:
         return Take(crew, Reason.OVERDUE)
     return WaitUntil(overdue_at)
+
+
+def _with_few(crew: list[Waiting], bulk: int) -> list[Waiting]:
+    """Without those items of batches that are too many; they board last."""
+    return crew[: sum(not item.bulk for item in crew) + bulk]
 
 
 def is_full(crew: Sequence[Waiting], rules: Rules) -> bool:

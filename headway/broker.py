@@ -13,6 +13,7 @@ An envelope is a Celery task message (protocol 2) for one line. It carries ids a
 losing one costs seconds, never a prediction.
 """
 
+import functools
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -73,6 +74,12 @@ def parse_line(name: str) -> Line:
     model, _, version = versioned.partition("@")
     s, _, tenant_class = place.partition(".")
     return Line(model, version, int(s), int(tenant_class or 0))
+
+
+@functools.lru_cache(maxsize=4096)
+def is_bulk(name: str) -> bool:
+    """Whether it is a line of batches' items."""
+    return parse_line(name).step == BULK
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):

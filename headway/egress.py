@@ -1,4 +1,6 @@
-"""Which receivers a webhook may be sent to: the one guard against requests that reach into the network they come from.
+"""Which servers may be called because somebody gave us their URL: receivers of webhooks, and where inputs are fetched.
+
+It is the one guard against requests that reach into the network they come from.
 
 Two rules. What is judged is the address that is then connected to, never the spelling of a host: `127.1`, `0x7f.1` and
 `①②⑦.⓪.⓪.①` are all loopback to the resolver. And the table of addresses is this file's own: `ipaddress.is_global`
@@ -11,6 +13,7 @@ import re
 import socket
 import urllib.parse
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from headway.errors import HeadwayError, SettingsError
 
@@ -68,16 +71,32 @@ _OTHERS_PORTS = {
     *(6667, 9042, 9092, 9200, 9300, 10250, 10255, 11211, 26379, 27017),
 }
 
-_HOW = "The operator can allow a network: HEADWAY_WEBHOOK_ALLOW=127.0.0.0/8"
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Why a server is called, in the words of refusals."""
+
+    url: str  # what holds the URL
+    never: str  # reads on with an address or a port
+    only: str  # reads on with "https only"
+    setting: str  # by which the operator allows more
+
+    @property
+    def how(self) -> str:
+        return f"The operator can allow a network: {self.setting}=127.0.0.0/8"
+
+
+WEBHOOK = Errand("The webhook", "Webhooks are not sent to", "Webhooks go to", "HEADWAY_WEBHOOK_ALLOW")
+INPUT = Errand("The input", "Inputs are not fetched from", "Inputs are fetched over", "HEADWAY_FETCH_ALLOW")
 
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*\.?", re.ASCII)
 
 
 class UrlRefused(HeadwayError):  # noqa: N818  (the field says "refused")
-    """A receiver that must not be called; the message says why, and how the operator could allow it."""
+    """A server that must not be called; the message says why, and how the operator could allow it."""
 
 
-def networks(text: str) -> tuple[Network, ...]:
+def networks(text: str, setting: str = "HEADWAY_WEBHOOK_ALLOW") -> tuple[Network, ...]:
     """Of a list with commas. Whoever allows 127.0.0.0/8 means ::1 as well. Raises SettingsError."""
     found: list[Network] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -85,7 +104,7 @@ def networks(text: str) -> tuple[Network, ...]:
             found.append(ipaddress.ip_network(part, strict=False))
         except ValueError:
             raise SettingsError(
-                f"HEADWAY_WEBHOOK_ALLOW has {part[:80]!r}, and should be networks: 127.0.0.0/8,10.1.0.0/16"
+                f"{setting} has {part[:80]!r}, and should be networks: 127.0.0.0/8,10.1.0.0/16"
             ) from None
     if _LOOPBACK_4 in found:
         found.append(_LOOPBACK_6)
@@ -95,41 +114,41 @@ def networks(text: str) -> tuple[Network, ...]:
 class Egress:
     """Public https addresses, and whatever is in `allow`, over http too."""
 
-    def __init__(self, allow: Sequence[Network] = ()) -> None:
+    def __init__(self, allow: Sequence[Network] = (), errand: Errand = WEBHOOK) -> None:
         self._allow = tuple(allow)
+        self._errand = errand
 
     def checked_url(self, url: str) -> str:
         """The URL in its plain form: ASCII, a path, no fragment. Without the network: names are resolved when they
         are connected to, numbers in whatever spelling are judged here. Raises UrlRefused."""
+        errand = self._errand
         if len(url) > LONGEST_URL:
-            raise UrlRefused(f"The webhook's URL is longer than {LONGEST_URL} characters.")
+            raise UrlRefused(f"{errand.url}'s URL is longer than {LONGEST_URL} characters.")
         if re.search(r"[\s\\\x00-\x1f\x7f]", url):
-            raise UrlRefused("The webhook's URL has spaces, backslashes or control characters.")
+            raise UrlRefused(f"{errand.url}'s URL has spaces, backslashes or control characters.")
         try:
             parts = urllib.parse.urlsplit(url)
             port = parts.port
             host = _plain_host(parts.hostname or "")
         except (ValueError, UnicodeError):
-            raise UrlRefused("The webhook is no URL that can be called.") from None
+            raise UrlRefused(f"{errand.url} has no URL that can be called.") from None
         scheme = parts.scheme
         if scheme not in ("https", "http"):
-            raise UrlRefused("The webhook's URL should begin with https://.")
+            raise UrlRefused(f"{errand.url}'s URL should begin with https://.")
         if parts.username is not None or parts.password is not None:
-            raise UrlRefused("The webhook's URL must not hold a user or password.")
+            raise UrlRefused(f"{errand.url}'s URL must not hold a user or password.")
         if parts.fragment:
-            raise UrlRefused("The webhook's URL must not have a fragment.")
+            raise UrlRefused(f"{errand.url}'s URL must not have a fragment.")
         if port == 0 or not host:
-            raise UrlRefused("The webhook's URL has no host and port that can be called.")
+            raise UrlRefused(f"{errand.url}'s URL has no host and port that can be called.")
         if port is not None and port not in _WEB_PORTS and (port < 1024 or port in _OTHERS_PORTS):
-            raise UrlRefused(
-                f"Webhooks are not sent to port {port}: web servers have 443, or one of their own from 1024."
-            )
+            raise UrlRefused(f"{errand.never} port {port}: web servers have 443, or one of their own from 1024.")
         if (addresses := _numeric(host)) is not None:
             self.check(addresses, secure=scheme == "https")
         elif host.rstrip(".").rpartition(".")[2] == "localhost":
             self.check([ipaddress.IPv4Address("127.0.0.1")], secure=scheme == "https")
         elif scheme == "http" and not self._allow:
-            raise UrlRefused(f"Webhooks go to https only. {_HOW} sends them over http there.")
+            raise self._not_secure()
         authority = f"[{host}]" if ":" in host else host
         if port is not None and port != {"https": 443, "http": 80}[scheme]:
             authority += f":{port}"
@@ -146,9 +165,14 @@ class Egress:
             if any(address in network for network in self._allow):
                 continue
             if not is_public(address) or _own(address):
-                raise UrlRefused(f"Webhooks are not sent to {address}: it is not a public address. {_HOW} would.")
+                raise UrlRefused(
+                    f"{self._errand.never} {address}: it is not a public address. {self._errand.how} would."
+                )
             if not secure:
-                raise UrlRefused(f"Webhooks go to https only. {_HOW} sends them over http there.")
+                raise self._not_secure()
+
+    def _not_secure(self) -> UrlRefused:
+        return UrlRefused(f"{self._errand.only} https only. {self._errand.how} does so over http there.")
 
     def resolve(self, host: str, port: int, *, secure: bool) -> list[str]:
         """Addresses that may be connected to now, in the resolver's order. Blocks. Raises UrlRefused, OSError."""

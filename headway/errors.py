@@ -4,7 +4,9 @@
     ├── ManifestError        the operator's: model.toml or the version folder is wrong
     ├── SettingsError        the operator's: an option or environment variable is wrong
     ├── InputRefused         the caller's: an input does not fit what the model declares
-    └── StorageUnavailable   ours, passing: SQL cannot be reached now
+    ├── StorageUnavailable   ours, passing: SQL cannot be reached now
+    ├── BlobsUnavailable     ours, passing: the blob store cannot be reached now
+    └── BlobMissing          what should be in the blob store is gone
 
 Problems of HTTP are in `api.problems`; what fails one prediction is an `ItemError`.
 """
@@ -39,6 +41,14 @@ class InputRefused(HeadwayError):  # noqa: N818  (the field says "refused")
 
 class StorageUnavailable(HeadwayError):  # noqa: N818
     """SQL cannot be reached now. Nothing is known of the statement that was under way."""
+
+
+class BlobsUnavailable(HeadwayError):  # noqa: N818
+    """The blob store cannot be read or written now."""
+
+
+class BlobMissing(HeadwayError):  # noqa: N818
+    """What should be in the blob store is not there."""
 
 
 class ItemCode(enum.StrEnum):

@@ -67,6 +67,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
 
 
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+    """How an input `{"url": …}` is fetched."""
+
+    max_bytes: int
+    timeout_s: float  # in all, from the name's resolution to the last byte
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """model.toml with every default filled in. Survives JSON unchanged."""
 
@@ -78,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     aliases: dict[str, str] = {}  # alias → version
     entry: str | None = None  # "package.module:Class"
     instances: int = 1  # device processes per device
+    fetch: Fetch | None = None  # None: `{"url": …}` is JSON like any other
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
     config: dict[str, Any] = {}  # all of model.toml, for the model itself
 
@@ -131,6 +139,7 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
         aliases=_aliases(config.get("aliases", {})),
         entry=model.entry,
         instances=_section(config, "resources", _ResourcesSection).instances,
+        fetch=Fetch(max_bytes=model.fetch_max_bytes, timeout_s=model.fetch_timeout_s) if model.fetch_urls else None,
         example=model.example,
         config=config,
     )
@@ -150,6 +159,9 @@ _SECTIONS = ("model", "batching", "limits", "inputs", "outputs", "versions", "al
 class _ModelSection(msgspec.Struct):
     entry: str | None = None
     example: Any = None
+    fetch_urls: bool = False
+    fetch_max_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 32 * 1024 * 1024
+    fetch_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
 
 
 class _VersionsSection(msgspec.Struct):

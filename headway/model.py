@@ -38,6 +38,7 @@ class Item:
 
     id: str  # the prediction's id
     listener: Listener | None = field(default=None, repr=False, compare=False)
+    content_type: str | None = None  # of an input that came as it is, or was fetched: "image/jpeg". None: JSON
 
     def canceled(self) -> bool:
         """Whether nobody wants it any more. Whatever is returned for one that was told so is not looked at."""
@@ -87,7 +88,8 @@ class Model(abc.ABC):
     def predict(self, inputs: list[Any], context: Context) -> Sequence[Any]:
         """`inputs`: what each client sent as `input`; for declared inputs a dict of numpy arrays each.
 
-        Returns as many outputs as inputs, in their order: JSON values, numpy arrays or torch tensors. An output that
+        What was not sent as JSON comes as bytes, or as a numpy array: see `content_type` of the item. Returns as many
+        outputs as inputs, in their order: JSON values, numpy arrays, torch tensors or bytes. An output that
         is an Exception fails that one item; an exception that is raised is bisected down to the items that cause it:
         `predict` is called again, with parts of the inputs. The second parameter may be left out.
         """

@@ -46,6 +46,7 @@ class Urls(msgspec.Struct, frozen=True):
     get: str
     cancel: str
     events: str
+    output: str
 
 
 class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +60,9 @@ class PredictionBody(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     revision: int
     input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # with ?include=input
+    input_type: str | msgspec.UnsetType = msgspec.UNSET  # with an input that is no JSON, and null for that
     output: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET  # left out of lists
-    output_omitted: bool | msgspec.UnsetType = msgspec.UNSET  # in a webhook's body: too large for it
+    output_omitted: bool | msgspec.UnsetType = msgspec.UNSET  # it is at `urls.output`: too large, or no JSON
     error: ErrorBody | None
     attempt: int
     max_attempts: int
@@ -97,10 +99,12 @@ def prediction_json(
     output_omitted: bool = False,
     listed: bool = False,
     place: Place | None = None,
+    input_type: str | None = None,
 ) -> bytes:
     """`listed`: as a list shows it, without its output. `place`: where it stands in its line, if that is to be told."""
     path = path_of(row.id, public_url)
     error = row.error
+    omitted = output_omitted or (row.output is None and row.output_bytes is not None and not listed)
     body = PredictionBody(
         id=row.id,
         model=row.model,
@@ -109,8 +113,9 @@ def prediction_json(
         status=_LABELS[row.status],
         revision=row.revision,
         input=msgspec.UNSET if input_ is None else msgspec.Raw(input_),
+        input_type=msgspec.UNSET if input_type is None else input_type,
         output=msgspec.UNSET if listed else None if row.output is None else msgspec.Raw(row.output),
-        output_omitted=True if output_omitted else msgspec.UNSET,
+        output_omitted=True if omitted else msgspec.UNSET,
         error=None if error is None else ErrorBody(error.code, error.message, error.code.retryable),
         attempt=row.attempt,
         max_attempts=row.max_attempts,
@@ -126,7 +131,7 @@ def prediction_json(
         expires_at=optional_time(row.expires_at),
         metrics=_metrics(row),
         webhook_status=_TOLD[row.webhook_status],
-        urls=Urls(path, f"{path}/cancel", f"{path}/events"),
+        urls=Urls(path, f"{path}/cancel", f"{path}/events", f"{path}/output"),
     )
     return _encoder.encode(body)
 

@@ -33,6 +33,7 @@ class Settings:
     port: int = 8000
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
+    max_batch_lines: int = 10_000_000
     public_url: str = ""  # "" makes the paths in `urls` relative
     bootstrap_key: str = field(default="", repr=False)  # "" makes none
     allowed_hosts: tuple[str, ...] = ()  # what `Host` may be besides our own names and addresses
@@ -42,19 +43,23 @@ class Settings:
     webhook_allow: tuple[Network, ...] = ()  # beyond public https addresses
     webhook_schedule: tuple[float, ...] = WEBHOOK_SCHEDULE
     webhook_secret: str | None = None  # signs for tenants that have none in SQL
+    blobs: str = ".headway/blobs"  # a folder or a URL of fsspec's, the same for all parts
+    fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """Raises SettingsError, naming the variable."""
         env = os.environ if environ is None else environ
+        database_url = secret(env, "HEADWAY_DATABASE_URL", "sqlite:///.headway/headway.db")
         return cls(
             redis_url=secret(env, "HEADWAY_REDIS_URL", "redis://127.0.0.1:6379/0"),
-            database_url=secret(env, "HEADWAY_DATABASE_URL", "sqlite:///.headway/headway.db"),
+            database_url=database_url,
             models=Path(env.get("HEADWAY_MODELS", "models")),
             host=env.get("HEADWAY_HOST", "127.0.0.1"),
             port=integer(env, "HEADWAY_PORT", 8000, 0, 65535),
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
+            max_batch_lines=integer(env, "HEADWAY_MAX_BATCH_LINES", 10_000_000, 1, 1 << 40),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
             bootstrap_key=bootstrap_key(env),
             allowed_hosts=_several(env, "HEADWAY_ALLOWED_HOSTS"),
@@ -64,7 +69,15 @@ class Settings:
             webhook_allow=networks(env.get("HEADWAY_WEBHOOK_ALLOW", "")),
             webhook_schedule=_schedule(env.get("HEADWAY_WEBHOOK_SCHEDULE")),
             webhook_secret=webhook_secret(env),
+            blobs=env.get("HEADWAY_BLOBS") or _beside(database_url),
+            fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )
+
+
+def _beside(database_url: str) -> str:
+    """Where blobs lie if nobody says: in a folder beside SQLite's file, so that every part on this machine agrees."""
+    scheme, _, path = database_url.partition(":///")
+    return str(Path(path.partition("?")[0]).parent / "blobs") if scheme.startswith("sqlite") else ".headway/blobs"
 
 
 def secret(environ: Mapping[str, str], name: str, default: str) -> str:
@@ -103,10 +116,13 @@ def integer(environ: Mapping[str, str], name: str, default: int, least: int, mos
 def duration(environ: Mapping[str, str], name: str, default: int) -> int:
     """Seconds, written as 90, 90s, 30m, 12h or 7d."""
     text = environ.get(name)
-    if text is None:
-        return default
+    return default if text is None else seconds_of(text, name)
+
+
+def seconds_of(text: str, name: str) -> int:
+    """Of a time like 90, 90s, 30m, 12h or 7d. Raises SettingsError, which begins with the name."""
     number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS_S else (text, "s")
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number) * _UNITS_S[unit] <= 1 << 32:
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number[:10]) * _UNITS_S[unit] <= 1 << 32:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a time like 90s, 30m, 12h or 7d")
     return int(number) * _UNITS_S[unit]
 

@@ -5,6 +5,7 @@ value will do. The rule: nothing is guessed. A bool is no number, a string is no
 rows of unequal length are refused, and so are missing and unknown names. Time is that of a few C loops per array.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from headway import npy
 from headway.errors import InputRefused
 from headway.manifest import DTYPES, Manifest, Tensor
 
@@ -66,6 +68,38 @@ def to_arrays(value: Any, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray[
         flat, shape = _flatten(array, tensor, pointer)
         arrays[name] = np.array(flat, dtype=_HELD_AS.get(tensor.dtype, tensor.dtype)).reshape(shape)
     return arrays
+
+
+def check_array(
+    dtype: np.dtype[Any] | None, shape: tuple[int, ...], type_: str, inputs: Mapping[str, Tensor]
+) -> Checked:
+    """Of an array that came as it is, or of bytes, which no declared input is (`dtype` None). Raises InputRefused."""
+    if dtype is None:
+        raise InputRefused("", f"is {type_}, and the model takes arrays: JSON or {npy.MEDIA_TYPE}")
+    if len(inputs) != 1:
+        raise InputRefused("", f"is one array, and the model takes {', '.join(inputs)}: they can only come as JSON")
+    ((_, tensor),) = inputs.items()
+    held = np.dtype(_HELD_AS.get(tensor.dtype, tensor.dtype))
+    # A boolean is no number, and a number is narrowed by nobody.
+    if held.kind == "O" or (dtype.kind == "b") != (held.kind == "b") or not np.can_cast(dtype, held, "safe"):
+        raise InputRefused("", f"is of {dtype.newbyteorder('=')}, and should be {tensor.dtype}{_expected(tensor)}")
+    fits = len(shape) == len(tensor.shape) and all(
+        length > 0 and declared in (-1, length) for length, declared in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise InputRefused("", f"has the shape {list(shape)}{_expected(tensor)}")
+    free = [str(length) for length, declared in zip(shape, tensor.shape, strict=True) if declared == -1]
+    return Checked(",".join(free) if free else None, math.prod(shape))
+
+
+def given_array(
+    array: np.ndarray[Any, Any] | None, type_: str, inputs: Mapping[str, Tensor]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """What `to_arrays` would make of it, had it come as JSON; `array` None: it was bytes. Raises InputRefused."""
+    check_array(None if array is None else array.dtype, () if array is None else array.shape, type_, inputs)
+    assert array is not None
+    ((name, tensor),) = inputs.items()
+    return {name: array.astype(_HELD_AS.get(tensor.dtype, tensor.dtype), copy=False)}
 
 
 def example(inputs: Mapping[str, Tensor], manifest: Manifest) -> Any:

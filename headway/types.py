@@ -1,12 +1,16 @@
 """Records that pass between the packages. Times are microseconds since 1970 by the database's clock."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
 from headway.errors import ItemError
 from headway.states import Status
 from headway.webhooks import WebhookStatus
+
+#: Bytes of an input or output; what is larger goes to the blob store, not into a row.
+LARGE = 262_144
 
 #: Where the priorities of batches' items begin, behind everybody's: 10 to 19.
 BULK_PRIORITY = 10
@@ -34,7 +38,9 @@ class NewPrediction:
     idempotency_key: str | None = None
     idempotency_digest: str | None = None  # of what was asked, with a key only
     traceparent: str | None = None  # the caller's (W3C Trace Context), passed on to webhooks
-    body: bytes  # the input's JSON, as it was received
+    body: bytes  # the input as it was received; empty where it lies in the blob store
+    content_type: str | None = None  # its media type; None: JSON
+    blob_bytes: int | None = None  # its length in the blob store
 
 
 class Prediction(msgspec.Struct, kw_only=True, frozen=True):
@@ -99,17 +105,29 @@ class Claimed:
     losses: int
     max_attempts: int
     execution_timeout_us: int | None
+    body: bytes  # the input; empty where it lies in the blob store
+    content_type: str | None = None  # its media type; None: JSON
+    blob_bytes: int | None = None  # its length in the blob store
+
+
+class Input(NamedTuple):
+    """What a prediction was asked with."""
+
     body: bytes
+    content_type: str | None  # None: JSON
+    blob_bytes: int | None  # in the blob store; `body` is empty then
 
 
 class Outcome(msgspec.Struct, kw_only=True, frozen=True):
-    """How one prediction of a micro-batch ended: an output (JSON) or an error, never both.
+    """How one prediction of a micro-batch ended: an output or an error, never both.
 
     `canceled`: neither, because the model, or whoever drives it, has heeded a cancel.
     """
 
     id: str
-    output: bytes | None = None
+    output: bytes | None = None  # None, too, once it is in the blob store
+    output_type: str | None = None  # its media type; None: JSON
+    output_bytes: int | None = None  # its length in the blob store
     error: ItemError | None = None
     predict_us: int = 0
     batch_size: int = 1

@@ -100,7 +100,7 @@ class Results:
         self._path = path
         line = _cut(file)
         try:
-            self.after = msgspec.json.decode(line, type=_Place).line if line else 0
+            self.after = _number(line) if line else 0
         except msgspec.DecodeError as error:
             raise SettingsError(f"{path} holds something else than results") from error
 
@@ -111,6 +111,7 @@ class Results:
             self._file.flush()
         except OSError as error:
             raise SettingsError(f"cannot write {self._path}: {error.strerror}") from error
+        self.after = _number(last_line(block)) if block else self.after
 
     def sync(self) -> None:
         """They are there whatever becomes of the machine."""
@@ -134,6 +135,10 @@ def results(path: Path) -> Iterator[Results]:
 
 class _Place(msgspec.Struct):
     line: int
+
+
+def _number(line: bytes) -> int:
+    return msgspec.json.decode(line, type=_Place).line
 
 
 def _cut(file: IO[bytes]) -> bytes:

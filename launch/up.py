@@ -113,6 +113,7 @@ class _System:
             "HEADWAY_REDIS_URL": redis_url or "",
             "HEADWAY_DATABASE_URL": database_url,
             "HEADWAY_MODELS": str(options.models.resolve()),
+            "HEADWAY_BLOBS": os.environ.get("HEADWAY_BLOBS") or str(options.data.resolve() / "blobs"),
             "HEADWAY_HOST": options.host,
             "HEADWAY_PORT": str(self._data_socket.getsockname()[1]),
             "HEADWAY_ADMIN_PORT": str(self._control_socket.getsockname()[1]),

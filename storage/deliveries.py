@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from headway.batches import Batch
 from headway.clock import now_us
 from headway.types import Prediction
 from headway.webhooks import WebhookStatus, new_secret
@@ -43,7 +44,7 @@ class Leased:
     attempts: int  # with this one: the fence of `record`
     step: int  # with this one, in the schedule
     log: list[Attempt]
-    prediction: Prediction
+    subject: Prediction | Batch
     traceparent: str | None  # of the submission
 
 
@@ -61,7 +62,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """As it is listed."""
 
     id: str
-    prediction_id: str
+    subject_id: str  # the prediction's, or the batch's
     event: str
     url: str
     at: int
@@ -82,6 +83,7 @@ class Owed:
 _MOST_ATTEMPTS = 50
 
 _log = msgspec.json.Decoder(list[Attempt])
+_batch = msgspec.json.Decoder(Batch)
 
 
 class Deliveries:
@@ -140,8 +142,8 @@ class Deliveries:
 
     def record(self, results: Sequence[Result]) -> None:
         """One durable transaction. Whatever was leased again meanwhile stays as it is."""
-        ordered = sorted(results, key=lambda result: result.leased.prediction.id)
-        ended = [result.leased.prediction.id for result in ordered if result.state is not WebhookStatus.PENDING]
+        ordered = sorted(results, key=lambda result: result.leased.subject.id)
+        ended = [result.leased.subject.id for result in ordered if result.state is not WebhookStatus.PENDING]
         rows = _json(
             [
                 {
@@ -166,13 +168,13 @@ class Deliveries:
 
         self._database.retrying(once)
 
-    def of(self, prediction_id: str, tenant_id: str) -> list[Delivery]:
-        """Of one prediction, oldest first."""
+    def of(self, subject_id: str, tenant_id: str) -> list[Delivery]:
+        """Of one prediction, or one batch, oldest first."""
 
         def once() -> list[Delivery]:
             with self._database.read() as connection:
                 rows = self._database.run(
-                    connection, "deliveries_of", prediction_id=prediction_id, tenant_id=tenant_id
+                    connection, "deliveries_of", prediction_id=subject_id, tenant_id=tenant_id
                 ).all()
             return [_delivery(row) for row in rows]
 
@@ -265,7 +267,8 @@ def _json(value: object) -> str:
 
 def _leased(row: Sequence[Any]) -> Leased:
     id_, tenant_id, event, url, receiver, at, attempts, step, log, record, output, traceparent = row
-    prediction = prediction_of(msgspec.json.decode(record))
+    of_batch = event.startswith("batch.")
+    subject: Prediction | Batch = _batch.decode(record) if of_batch else prediction_of(msgspec.json.decode(record))
     if isinstance(output, str):  # SQLite's JSON has it in hexadecimal
         output = bytes.fromhex(output)
     return Leased(
@@ -278,16 +281,16 @@ def _leased(row: Sequence[Any]) -> Leased:
         attempts=attempts,
         step=step,
         log=_log.decode(log),
-        prediction=msgspec.structs.replace(prediction, output=None if output is None else bytes(output)),
+        subject=subject if output is None else msgspec.structs.replace(subject, output=bytes(output)),
         traceparent=traceparent,
     )
 
 
 def _delivery(row: Sequence[Any]) -> Delivery:
-    id_, prediction_id, event, url, at, due_at, state, log = row
+    id_, subject_id, event, url, at, due_at, state, log = row
     return Delivery(
         id=id_,
-        prediction_id=str(prediction_id),
+        subject_id=str(subject_id),
         event=event,
         url=url,
         at=at,

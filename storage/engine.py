@@ -249,6 +249,7 @@ def _postgresql_engine(url: URL, settings: dict[str, str], **options: Any) -> En
         "enable_bitmapscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
+        "enable_sort": "off",
         **settings,
     }
     return sqlalchemy.create_engine(

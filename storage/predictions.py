@@ -7,7 +7,7 @@ status that has not ended. Whoever comes late, however late, changes nothing.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy.exc
@@ -16,7 +16,7 @@ from headway.clock import now_us
 from headway.errors import ItemCode, ItemError, StorageUnavailable
 from headway.notices import Ended
 from headway.states import Status
-from headway.types import Claimed, Hint, NewPrediction, Outcome, Prediction
+from headway.types import Claimed, Hint, Input, NewPrediction, Outcome, Prediction
 from storage.engine import Database, reason
 from storage.faults import Fault, fault
 from storage.rows import claimed_of, ended_of, item_error, prediction_of
@@ -91,6 +91,14 @@ class GivenBack:
         return bool(self.queued or self.ended)
 
 
+class Purged(NamedTuple):
+    """One page of a round."""
+
+    last: str | None  # the id it ended with; None when there is nothing older left to look at
+    gone: int  # how many went
+    blobs: list[str]  # of those, the ones that had something in the blob store
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     depth: int  # queued rows, as far as they were counted
@@ -137,7 +145,7 @@ class Predictions:
                     values += (row.size, row.shape, row.max_attempts, _json(row.metadata), expires_at)
                     values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
                     values += (row.idempotency_key, row.idempotency_digest, row.traceparent)
-                bodies = [value for row in rows[part] for value in (row.id, row.body)]
+                bodies = [value for row in rows[part] for value in (row.id, row.body, row.content_type, row.blob_bytes)]
                 count = part.stop - part.start
                 result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
                 connection.exec_driver_sql(with_rows("insert_inputs", count), tuple(bodies))
@@ -167,6 +175,8 @@ class Predictions:
                 "idempotency_key": row.idempotency_key,
                 "idempotency_digest": row.idempotency_digest,
                 "traceparent": row.traceparent,
+                "content_type": row.content_type,
+                "blob_bytes": row.blob_bytes,
             }
             for row in rows
         ]
@@ -315,7 +325,7 @@ class Predictions:
                     outcome = outcomes[claim, id_]
                     error = (None, None) if became[id_] is Status.CANCELED else _error(outcome)
                     values += (id_, claim, became[id_], *error, outcome.predict_us, outcome.batch_size)
-                    values += (now, outcome.output)
+                    values += (now, *_output(outcome))
                 connection.exec_driver_sql(with_rows("finish", part.stop - part.start), tuple(values))
             if settled:
                 self._database.run(connection, "settle", claims=self._ids(settled))
@@ -339,6 +349,8 @@ class Predictions:
                     "error_message": message,
                     "predict_us": outcome.predict_us,
                     "batch_size": outcome.batch_size,
+                    "output_type": outcome.output_type,
+                    "output_bytes": outcome.output_bytes,
                 }
             )
         outputs = [outcome.output for _, outcome in results]
@@ -453,8 +465,7 @@ class Predictions:
                 if changed:
                     for more in then:
                         self._database.run(connection, more, id=id_)
-                rows = self._database.rows(connection, "read", ids=self._ids([id_]))
-            return next((prediction_of(row) for row in rows), None)
+                return next(iter(self._rows(connection, [id_])), None)
 
         row = self._database.retrying(once)
         return changed, row if row is not None and row.tenant_id == tenant_id else None
@@ -509,11 +520,8 @@ class Predictions:
             for id_, revision, attempt, completed_at in self._database.retrying(once)
         }
 
-    def purge(self, before: int, *, after: str | None = None, limit: int = 500) -> tuple[str | None, int]:
-        """Deletes what ended before a time (µs, database clock), inputs too, among the `limit` oldest ids past `after`.
-
-        (the last id looked at, how many went); no id when there is nothing older left to look at.
-        """
+    def purge(self, before: int, *, after: str | None = None, limit: int = 500) -> Purged:
+        """Deletes what ended before a time (µs, database clock), among the `limit` oldest ids past `after`."""
         milliseconds = f"{max(0, before) // 1000:012x}"  # a UUIDv7 begins with the time it was made at
         page = {
             "after": after or _FIRST_ID,
@@ -522,16 +530,18 @@ class Predictions:
             "limit": limit,
         }
 
-        def once() -> tuple[str | None, int]:
+        def once() -> Purged:
             # What a crash brings back is purged again.
             with self._database.write(durable=False) as connection:
                 if self._database.dialect == "postgresql":
-                    last, count = self._database.run(connection, "purge", **page).one()
-                    return last, count
+                    last, count, blobs = self._database.run(connection, "purge", **page).one()
+                    return Purged(last, count, _uuids.decode(blobs))
                 last, ids = self._database.run(connection, "purge_page", **page).one()
+                blobs = self._database.run(connection, "purge_blobs", ids=ids).scalar_one()
                 self._database.run(connection, "purge_inputs", ids=ids)
                 self._database.run(connection, "purge_deliveries", ids=ids)
-                return last, self._database.run(connection, "purge_predictions", ids=ids).rowcount
+                count = self._database.run(connection, "purge_predictions", ids=ids).rowcount
+                return Purged(last, count, _uuids.decode(blobs))
 
         return self._database.retrying(once)
 
@@ -540,15 +550,21 @@ class Predictions:
     def read(self, ids: Sequence[str]) -> dict[str, Prediction]:
         """By id; those that are not there are left out."""
         ids = _valid(ids)
-        rows = self._read(lambda c: self._database.rows(c, "read", ids=self._ids(ids))) if ids else ()
-        return {row[0]: prediction_of(row) for row in rows}
+        rows = self._read(lambda c: self._rows(c, ids)) if ids else []
+        return {row.id: row for row in rows}
 
-    def read_input(self, id_: str, tenant_id: str) -> bytes | None:
-        """The input's JSON as it was received; None also where the prediction is another tenant's."""
+    def read_input(self, id_: str, tenant_id: str) -> Input | None:
+        """The input as it was received; None also where the prediction is another tenant's."""
         if not _UUID.fullmatch(id_):
             return None
-        body = self._read(lambda c: self._database.run(c, "read_input", id=id_, tenant_id=tenant_id).scalar())
-        return None if body is None else bytes(body)
+        row = self._read(lambda c: self._database.run(c, "read_input", id=id_, tenant_id=tenant_id).one_or_none())
+        return None if row is None else Input(bytes(row[0]), row[1], row[2])
+
+    def with_blobs(self, ids: Sequence[str]) -> set[str]:
+        """Of these, the ones that may have something in the blob store: rows that are there and were not deleted."""
+        ids = _valid(ids)
+        rows = self._read(lambda c: self._database.run(c, "with_blobs", ids=self._ids(ids)).all()) if ids else ()
+        return {id_ for (id_,) in rows}
 
     def page(
         self,
@@ -557,30 +573,43 @@ class Predictions:
         status: Status | None = None,
         model: str | None = None,
         version: str | None = None,
+        batch_id: str | None = None,
         after: str | None = None,
         limit: int = 20,
         scan: int = SCANNED_AT_MOST,
     ) -> Page:
-        """A tenant's predictions older than `after`, without outputs.
+        """A tenant's predictions older than `after`, without outputs; those of a batch from its last line on.
 
         A page looks at `scan` rows at most, so it may be short, or empty, though there are more.
         """
-        end = "list_failed" if status is Status.FAILED else "list_predictions"
-        place = {"tenant_id": tenant_id, "after": after or _LAST_ID}
+        place: dict[str, Any] = {"tenant_id": tenant_id, "after": after or _LAST_ID}
         wanted = {"status": status, "model": model, "version": version}
-        if status is Status.FAILED:
+        if batch_id is not None:
+            found, scanned = "list_items", "scanned_items"
+            place["batch_id"] = batch_id
+        elif status is Status.FAILED:
+            found, scanned = "list_failed", "scanned_failed"
             del wanted["status"]
+        else:
+            found, scanned = "list_predictions", "scanned"
 
         def once(connection: sqlalchemy.Connection) -> Page:
             run = self._database.run
-            found = run(connection, end, **place, **wanted, scan=scan, limit=limit + 1).all()
-            rows = [prediction_of(row) for row in found[:limit]]
-            if len(found) > limit:
-                return Page(rows=rows, after=rows[-1].id)
-            scanned = "scanned_failed" if status is Status.FAILED else "scanned"
+            ids = [row[0] for row in run(connection, found, **place, **wanted, scan=scan, limit=limit + 1)]
+            there = {row.id: row for row in self._rows(connection, ids[:limit], outputs=False)}
+            rows = [there[id_] for id_ in ids[:limit] if id_ in there]  # one may have been purged meanwhile
+            if len(ids) > limit:
+                return Page(rows=rows, after=ids[limit - 1])
             return Page(rows=rows, after=run(connection, scanned, **place, skip=scan - 1).scalar())
 
         return self._read(once)
+
+    def _rows(self, connection: sqlalchemy.Connection, ids: Sequence[str], *, outputs: bool = True) -> list[Prediction]:
+        if not ids:
+            return []
+        return [
+            prediction_of(row) for row in self._database.rows(connection, "read", ids=self._ids(ids), outputs=outputs)
+        ]
 
     def hint(self, id_: str) -> Hint | None:
         """Of a row that is queued."""
@@ -674,6 +703,10 @@ def _return_row(claim: str, row: Returned, *, lost: int = 0) -> dict[str, Any]:
 def _became(outcome: Outcome, status: int) -> Status:
     """What a row of this status becomes: what fails while it is being canceled is canceled."""
     return Status.CANCELED if status == Status.CANCELING and outcome.error is not None else outcome.status
+
+
+def _output(outcome: Outcome) -> tuple[bytes | None, str | None, int | None]:
+    return outcome.output, outcome.output_type, outcome.output_bytes
 
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:

@@ -25,7 +25,7 @@ def item_error(code: str | None, message: str | None) -> ItemError | None:
 
 def claimed_of(row: Sequence[Any]) -> Claimed:
     id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, *rest = row
-    execution_timeout_us, body = rest
+    execution_timeout_us, body, content_type, blob_bytes = rest
     return Claimed(
         id=id_,
         line=line,
@@ -41,6 +41,8 @@ def claimed_of(row: Sequence[Any]) -> Claimed:
         max_attempts=max_attempts,
         execution_timeout_us=execution_timeout_us,
         body=bytes_of(body),
+        content_type=content_type,
+        blob_bytes=blob_bytes,
     )
 
 
@@ -63,7 +65,7 @@ def ended_of(
         predict_us=outcome.predict_us,
         batch_size=outcome.batch_size,
         output=outcome.output,
-        output_omitted=False,
+        output_omitted=outcome.output_bytes is not None,
         error=None if status is Status.CANCELED else outcome.error,
     )
 

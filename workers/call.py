@@ -22,6 +22,8 @@ class Call:
     id: int
     rows: list[Claimed]  # that are still to be settled
     claims: dict[str, str]  # prediction id → claim id, of all that it began with
+    bulk: bool = False  # it, and all that was claimed with it, is of batches
+    taken_at: float = 0.0  # monotonic
     second_try: bool = False  # every item had failed alone; run once more on a fresh process
     sent: bool = False  # the device process has it
     #: Since when (monotonic) it holds what nobody wants. None: all of it is wanted.
@@ -39,6 +41,10 @@ class Call:
 
     def submission(self) -> list[tuple[str, bytes]]:
         return [(row.id, row.body) for row in self.rows]
+
+    def types(self) -> dict[str, str]:
+        """Media types of the inputs that are no JSON, by prediction id."""
+        return {row.id: row.content_type for row in self.rows if row.content_type is not None}
 
     def next_limit_s(self) -> float | None:
         """Seconds from its beginning to when the time of a row is up."""

@@ -18,13 +18,13 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from batching import outcomes
 from batching.outcomes import Fatal
-from headway import logs, signature
+from headway import logs, npy, signature
 from headway.manifest import Manifest
 from headway.model import Context, Item
 from headway.types import Outcome
@@ -73,6 +73,13 @@ def _keep_to_stderr() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
+class Raw(NamedTuple):
+    """An input that is no JSON."""
+
+    type: str
+    body: bytes
+
+
 class Device:
     """One model, loaded on one device."""
 
@@ -101,8 +108,12 @@ class Device:
             finally:
                 part.close()
 
+        # What is no JSON goes together with its type; where all is JSON, nothing is looked at.
+        items: Sequence[tuple[str, bytes | Raw]] = call.items
+        if call.types:
+            items = [(id_, Raw(call.types[id_], body) if id_ in call.types else body) for id_, body in call.items]
         settled = outcomes.settle(
-            call.items,
+            items,
             decode=self._decode,
             predict=predict,
             clock_ns=time.perf_counter_ns,
@@ -111,9 +122,17 @@ class Device:
         )
         return call.heard(settled), min(too_many, default=None)
 
-    def _decode(self, body: bytes) -> Any:
+    def _decode(self, body: "bytes | Raw") -> Any:
+        if isinstance(body, Raw):
+            return self._decode_raw(body)
         value = msgspec.json.decode(body)
         return signature.to_arrays(value, self.model.inputs) if self.model.inputs else value
+
+    def _decode_raw(self, raw: "Raw") -> Any:
+        array = npy.load(raw.body) if raw.type == npy.MEDIA_TYPE else None
+        if self.model.inputs:
+            return signature.given_array(array, raw.type, self.model.inputs)
+        return raw.body if array is None else array
 
     def _predict(self, inputs: list[Any], items: Sequence[Item]) -> object:
         context = Context(

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
@@ -129,12 +129,13 @@ class Executor:
             raise LoadFailed(answer.reason)
         return answer
 
-    def submit(self, call_id: int, items: Sequence[tuple[str, bytes]]) -> None:
-        """Sends a micro-batch of (prediction id, input JSON); returns once it is written. Raises DeviceLost.
+    def submit(self, call_id: int, items: Sequence[tuple[str, bytes]], types: Mapping[str, str] | None = None) -> None:
+        """Sends a micro-batch of (prediction id, input); returns once it is written. Raises DeviceLost.
 
-        Two calls in flight at most, so that the device finds the next one waiting.
+        `types`: the media types of inputs that are no JSON, by prediction id. Two calls in flight at most, so that
+        the device finds the next one waiting.
         """
-        frame = frames.encode(frames.Call(call_id, list(items)))
+        frame = frames.encode(frames.Call(call_id, list(items), dict(types or ())))
         self._in_flight.append((call_id, time.monotonic()))
         self._send(frame)
 

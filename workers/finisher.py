@@ -6,10 +6,10 @@ late write away.
 """
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Finished micro-batches that may wait for SQL; the device stops beyond that.
 _BEHIND = 8
+#: Rows of batches' items in one transaction: others wait for its end.
+_BULK_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,57 +32,98 @@ class Settled:
 
     parts: list[Finished]
     done: Callable[[dict[str, Ended]], None]
+    bulk: bool = False  # items of batches, which others need not wait for
+    unheard: Collection[str] = ()  # ids that nobody is told of: who wants to know looks
+
+    @property
+    def rows(self) -> int:
+        return sum(len(part.outcomes) for part in self.parts)
 
 
 class Finisher:
-    """One thread for all runners of a worker."""
+    """One thread for all runners of a worker. What belongs to one claim is written in the order in which it came."""
 
     def __init__(self, predictions: Predictions, publisher: Publisher) -> None:
         self._predictions = predictions
         self._publisher = publisher
-        self._settled: queue.Queue[Settled | None] = queue.Queue(_BEHIND)
+        self._changed = threading.Condition()
+        self._settled: deque[Settled] = deque()
+        self._bulk: deque[Settled] = deque()
+        self._closing = False
+        self._writing_bulk = False
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._thread.start()
 
     def put(self, settled: Settled, *, at_once: bool = False) -> None:
         """Blocks while SQL is too far behind. `at_once`: write it here and now, if nothing else is being written."""
-        if at_once and self._settled.empty() and self._writing.acquire(blocking=False):
+        with self._changed:
+            waiting = self._queue_for(settled)
+            here = at_once and waiting is self._settled and not waiting and self._writing.acquire(blocking=False)
+        if here:
             try:
                 self._write([settled])
             finally:
                 self._writing.release()
-        else:
-            self._settled.put(settled)
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: len(waiting) < _BEHIND)
+            waiting.append(settled)
+            self._changed.notify_all()
+
+    def _queue_for(self, settled: Settled) -> deque[Settled]:
+        """Behind what waits of its claims: who writes the last part of a claim forgets the claim."""
+        claims = {part.claim for part in settled.parts}
+        for queue in (self._bulk, self._settled):
+            if any(part.claim in claims for waiting in queue for part in waiting.parts):
+                return queue
+        return self._bulk if settled.bulk else self._settled
+
+    @property
+    def bulk_waiting(self) -> bool:
+        """Whether results of batches' items are not written yet."""
+        return bool(self._bulk) or self._writing_bulk
 
     def close(self, timeout_s: float) -> bool:
         """Whether everything was written in time."""
-        try:
-            self._settled.put(None, timeout=timeout_s)
-        except queue.Full:
-            return False
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        last = False
-        while not last:
-            group = [self._settled.get()]
-            while True:
-                try:
-                    group.append(self._settled.get_nowait())
-                except queue.Empty:
-                    break
-            last = None in group
-            settled = [one for one in group if one is not None]
-            if settled:
-                with self._writing:
-                    self._write(settled)
+        bulk_next = False
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._settled or self._bulk or self._closing)
+                if not self._settled and not self._bulk:
+                    return
+                group = self._take(bulk_next)
+                self._changed.notify_all()
+            bulk_next = not group[0].bulk  # in turn, so that nobody is passed over for ever
+            self._writing_bulk = group[0].bulk
+            with self._writing:
+                self._write(group)
+            self._writing_bulk = False
+
+    def _take(self, bulk_next: bool) -> list[Settled]:
+        """All that waits, or of batches' items, which come when it is their turn or nothing else does, only so many."""
+        if self._settled and not (bulk_next and self._bulk):
+            group = list(self._settled)
+            self._settled.clear()
+            return group
+        group = [self._bulk.popleft()]
+        rows = group[0].rows
+        while self._bulk and (rows := rows + self._bulk[0].rows) <= _BULK_ROWS:
+            group.append(self._bulk.popleft())
+        return group
 
     def _write(self, group: list[Settled]) -> None:
         parts = [part for settled in group for part in settled.parts]
         ended = persist(lambda: self._predictions.finish(parts))
-        self._publisher.ended(ended)
+        unheard = {id_ for settled in group for id_ in settled.unheard}
+        self._publisher.ended({id_: one for id_, one in ended.items() if id_ not in unheard} if unheard else ended)
         for settled in group:
             settled.done(ended)
 

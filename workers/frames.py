@@ -26,7 +26,8 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One micro-batch."""
 
     call_id: int
-    items: list[tuple[str, bytes]]  # (prediction id, input JSON)
+    items: list[tuple[str, bytes]]  # (prediction id, input)
+    types: dict[str, str] = {}  # prediction id → media type, of inputs that are no JSON
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=True):

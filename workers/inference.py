@@ -19,9 +19,11 @@ from celery.exceptions import SecurityWarning
 
 from headway import interpreter, stopping
 from headway.clock import new_id
+from headway.egress import INPUT, Egress
 from headway.errors import StorageUnavailable
 from headway.manifest import Found, scan
 from headway.settings import Settings
+from storage.blobs import Blobs
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Predictions
@@ -30,13 +32,17 @@ from storage.workers import Workers
 from workers import exposition
 from workers.cancels import Cancels
 from workers.claims import Claims
+from workers.fetching import Fetcher
 from workers.finisher import Finisher
 from workers.heartbeat import Heartbeat
 from workers.intake import Intake
+from workers.materials import Materials
+from workers.outputs import Outputs
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.serving import Serving
 from workers.stragglers import Stragglers
+from workers.yielding import Hurry
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +74,11 @@ def main(
     finisher = Finisher(predictions, publisher)
     progress = Progress(predictions)
     progress.start()
+    blobs = Blobs(settings.blobs)
+    materials = Materials(blobs, Fetcher(Egress(settings.fetch_allow, INPUT)))
+    outputs = Outputs(blobs)
     claims = Claims()
+    hurry = Hurry()
     loading = threading.BoundedSemaphore(os.cpu_count() or 1)
     intake: Intake | None = None
     servings: list[Serving] = []
@@ -108,7 +118,10 @@ def main(
                 finisher=finisher,
                 publisher=publisher,
                 progress=progress,
+                materials=materials,
+                outputs=outputs,
                 loading=loading,
+                hurry=hurry,
                 on_ended=lambda ended, ids: intake.ended(ended, ids) if intake is not None else None,
             )
         )
@@ -143,7 +156,8 @@ def main(
         )
     for serving in servings:
         serving.drain(deadline)
-    if not finisher.close(max(1.0, deadline - time.monotonic())):
+    written = outputs.close(max(1.0, deadline - time.monotonic()))
+    if not finisher.close(max(1.0, deadline - time.monotonic())) or not written:
         log.error("not every result was written; their claims will be given back")
     intake.close()
     cancels.close()
@@ -153,8 +167,11 @@ def main(
     with contextlib.suppress(StorageUnavailable):  # the janitor will bury it
         workers.retire(worker_id)
     database.close()
-    if consumer.is_alive():
-        log.warning("celery does not let go of redis; leaving without it")
+    fetched = materials.close()
+    if consumer.is_alive() or not fetched:
+        log.warning(
+            "%s hangs; leaving without it", "what an input is fetched from" if not fetched else "celery's redis"
+        )
         logging.shutdown()
         os._exit(0)
     return 0

@@ -176,7 +176,7 @@ class Intake:
 
     def _add(self, lines: Mapping[str, Window]) -> None:
         self._windows.update(lines)
-        self._bulk.update(line for line in lines if broker.parse_line(line).step == broker.BULK)
+        self._bulk.update(line for line in lines if broker.is_bulk(line))
 
     def _widen(self, consumer: Any, classes: Mapping[int, float]) -> None:
         """Fetches from the lines of new classes too; Celery keeps them over a reconnect."""

@@ -19,6 +19,7 @@ from headway.clock import new_id
 from headway.errors import StorageUnavailable
 from headway.settings import RETENTION_S
 from headway.types import Hint
+from storage.batches import Batches
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import GivenBack, Predictions
@@ -27,6 +28,7 @@ from storage.workers import Workers
 from workers import metrics
 from workers.marks import Marks
 from workers.publisher import Publisher
+from workers.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +57,18 @@ class Janitor:
         marks: Marks | None = None,
         dead_after_s: float = _DEAD_AFTER_S,
         retention_s: float = RETENTION_S,
+        sweeper: Sweeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._predictions = Predictions(database)
+        self._batches = Batches(database)
         self._workers = Workers(database)
         self._models = Models(database)
         self._tenants = Tenants(database)
         self._redis = client
         self._publisher = publisher
         self._marks = marks or Marks()
+        self._sweeper = sweeper
         self._dead_after_s = dead_after_s
         self._retention_us = int(retention_s * 1e6)
         self._purged: str | None = None  # how far the present round has come
@@ -130,9 +135,13 @@ class Janitor:
         before = self._predictions.now() - self._retention_us
         gone = 0
         for _ in range(_PURGE_PAGES):
-            self._purged, count = self._predictions.purge(before, after=self._purged)
-            gone += count
+            page = self._predictions.purge(before, after=self._purged)
+            self._purged = page.last
+            gone += page.gone
+            if page.blobs and self._sweeper is not None:
+                self._sweeper.forget(page.blobs)
             if self._purged is None:
+                self._batches.purge(before)
                 break
         if gone:
             log.info("%d predictions had ended before the retention and are gone", gone)

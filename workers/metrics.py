@@ -3,11 +3,12 @@
 What to do when one looks wrong stands in docs/operations.md, by its name.
 """
 
+from collections import Counter as Counts
 from collections.abc import Sequence
 
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from batching.policy import Reason
+from batching.policy import Take
 from headway import broker
 from headway.notices import Ended
 from headway.types import Claimed, Outcome
@@ -47,6 +48,9 @@ FAILURES = Counter("headway_failures_total", "Predictions that failed here, by c
 DEAD_WORKERS = Counter("headway_dead_workers_total", "Workers declared dead because their beat stood still.")
 RECOVERED_HINTS = Counter("headway_recovered_hints_total", "Hints that had left Redis unclaimed.", _VERSION)
 EXPIRED = Counter("headway_expired_total", "Predictions whose queue timeout passed.")
+#: Files that are coming in, or whose items have not all ended.
+OPEN_BATCHES = Gauge("headway_batches_open", "Batches that have not ended.")
+ENDED_BATCHES = Counter("headway_batches_ended_total", "Batches that have ended, by status.", ("status",))
 #: What came of POSTs; `outcome` is delivered, retried (again after a while) or given_up.
 WEBHOOK_ATTEMPTS = Counter("headway_webhook_attempts_total", "Attempts to deliver a webhook, by outcome.", ("outcome",))
 #: From the event to the answer that took it, over all its attempts.
@@ -64,11 +68,13 @@ _WEBHOOK_OUTCOMES = {
 Version = tuple[str, str]
 
 
-def formed(version: Version, reason: Reason, waits: Sequence[float]) -> None:
-    DEPARTURES.labels(*version, reason.value).inc()
+def formed(version: Version, take: Take, began: float) -> None:
+    """`began`: when it departed, by the clock of its items' `arrived`. Items of batches wait because they may."""
+    DEPARTURES.labels(*version, take.reason.value).inc()
     histogram = WINDOW_SECONDS.labels(*version)
-    for wait in waits:
-        histogram.observe(wait)
+    for item in take.items:
+        if not item.bulk:
+            histogram.observe(began - item.arrived)
 
 
 def computed(version: Version, outcomes: Sequence[Outcome]) -> None:
@@ -79,16 +85,16 @@ def computed(version: Version, outcomes: Sequence[Outcome]) -> None:
 def finished(version: Version, rows: Sequence[Claimed], ended: dict[str, Ended]) -> None:
     queue_seconds = QUEUE_SECONDS.labels(*version)
     for row in rows:
-        if row.id in ended:
+        if row.id in ended and not broker.is_bulk(row.line):
             queue_seconds.observe((row.started_at - row.position) / 1e6)
     became_terminal(version, ended)
 
 
 def became_terminal(version: Version, ended: dict[str, Ended]) -> None:
-    for one in ended.values():
-        ENDED.labels(*version, one.status.label).inc()
-        if one.error is not None:
-            FAILURES.labels(*version, one.error.code).inc()
+    for status, count in Counts(one.status for one in ended.values()).items():
+        ENDED.labels(*version, status.label).inc(count)
+    for code, count in Counts(one.error.code for one in ended.values() if one.error is not None).items():
+        FAILURES.labels(*version, code).inc(count)
 
 
 def given_back(given: GivenBack) -> None:

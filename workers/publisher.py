@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import redis
@@ -66,6 +66,10 @@ class Publisher:
             messages = [wire for _, wire in broker.envelopes(line, members, at_most=_ENVELOPE_IDS)]
             # The head of the list is its right end: whoever is pushed last comes out first.
             self._put(("rpush", line, messages[::-1]))
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Tells every worker that these are to be let go of."""
+        self._put(("publish", notices.CANCELS, notices.encode_ids(ids)))
 
     def reports(self, said: dict[str, list[Report]]) -> None:
         """Prediction id → what its model has just reported of it, in order. Dropped at once while Redis is away."""

@@ -154,6 +154,7 @@ class Hearing:
     def __init__(self, call: frames.Call, reporter: Reporter) -> None:
         self.call_id = call.call_id
         self.items = call.items
+        self.types = call.types
         self.canceled: set[str] = set()  # the receiving thread adds
         self.heeded: set[str] = set()  # of those, the ones of which the model was told
         self.reporter = reporter
@@ -210,7 +211,8 @@ class Part:
         self._emitted: dict[str, int] = defaultdict(int)
 
     def items(self, ids: Sequence[str]) -> list[Item]:
-        return [Item(id_, self) for id_ in ids]
+        types = self._hearing.types
+        return [Item(id_, self, types.get(id_)) for id_ in ids]
 
     def close(self) -> None:
         """What threads of the model say from now on is not heard: the call it is about is over."""

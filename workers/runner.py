@@ -1,6 +1,8 @@
 """One device process at work: take, claim, compute, finish.
 
 Two threads. *Feed* takes a micro-batch from the window when the device can begin one, claims its rows and sends them.
+Rows whose inputs are still to be read or fetched are sent by a thread of their own once that is done, so that neither
+their mates nor the device wait for them.
 *Device* owns the process: it loads the model, receives results, hands them to the finisher, and when the process dies
 gives its work back and starts another. At most two calls are in flight, so the device finds the next one waiting while
 the results of the last are written; nothing else is taken out of the window early.
@@ -17,10 +19,12 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from batching.ceiling import Ceiling
-from batching.policy import Waiting
+from batching.policy import Pace, Waiting
 from batching.reloads import Reloads
+from headway import broker
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
+from headway.manifest import Fetch
 from headway.notices import Ended
 from headway.registry import State
 from headway.types import Claimed, Outcome
@@ -30,13 +34,20 @@ from workers.call import Call, by_claim
 from workers.claims import Claims
 from workers.executor import DeviceHung, DeviceLost, DiedLoading, Executor, Loaded, LoadFailed, Reply, Said
 from workers.finisher import Finisher, Settled, persist
+from workers.materials import Materials, lacks
+from workers.outputs import Outputs, lies_apart
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.window import Window
+from workers.yielding import Hurry, Yielding
 
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 2
+#: Micro-batches whose inputs may be read or fetched at once; beyond that nothing more is taken.
+_GATHERING = 4
+#: Before rows whose inputs cannot be read now are handed back, doubled while that lasts. Seconds.
+_STORE_AWAY_S = (2.0, 30.0)
 #: Processes in a row that may die while they load before the version is called failed: once may be chance (a kernel
 #: short of memory), and a version that never loaded is not served until its worker restarts.
 _MOST_DEATHS = 3
@@ -58,7 +69,11 @@ class Runner:
         finisher: Finisher,
         publisher: Publisher,
         progress: Progress,
+        materials: Materials,
+        outputs: Outputs,
+        fetch: Fetch | None,
         loading: threading.Semaphore,
+        hurry: Hurry,
         on_state: Callable[[State, str | None, Loaded | None], None],
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
@@ -75,16 +90,26 @@ class Runner:
         self._finisher = finisher
         self._publisher = publisher
         self._progress = progress
+        self._materials = materials
+        self._outputs = outputs
+        self._fetch = fetch
         self._loading = loading
         self._on_state = on_state
         self._on_ended = on_ended
         self._labels = (window.model, window.version)
 
         self._changed = threading.Condition()
+        self._settling = threading.Lock()
         self._executor: Executor | None = None  # None while none is ready
         self._loading_executor: Executor | None = None
         self._in_flight: deque[Call] = deque()
         self._again: Call | None = None  # to be run first on the next process
+        self._gathering: dict[
+            int, tuple[list[Claimed], dict[str, str]]
+        ] = {}  # what is still to be read or fetched, by whatever number
+        self._gathered = 0
+        self._store_away_s = _STORE_AWAY_S[0]
+        self._sending = threading.Lock()  # calls reach the process in the order of `_in_flight`
         self._calls = 0
         self._ceiling = Ceiling(window.max_batch_size)
         self._stopping = False
@@ -96,6 +121,7 @@ class Runner:
         self._pace = math.nan  # seconds a call, moving average
         self._lead = 0.003  # seconds from a take to the call being in the pipe, moving average
         self._reloads = Reloads()
+        self._yielding = Yielding(hurry)
 
         self._device_thread = threading.Thread(target=self._device, name=f"device {window.model}", daemon=True)
         self._feed_thread = threading.Thread(target=self._feed, name=f"feed {window.model}", daemon=True)
@@ -128,8 +154,10 @@ class Runner:
             executor, left = self._executor, list(self._in_flight)
             if self._again is not None:
                 left.append(self._again)
+            waiting = list(self._gathering.values())
             self._executor = self._again = None
             self._in_flight.clear()
+            self._gathering.clear()
             self._changed.notify_all()
         if executor is not None:
             if left:
@@ -138,6 +166,8 @@ class Runner:
                 executor.close()
         for call in left:
             self._hand_back(call.rows, call.claims)
+        for rows, claims in waiting:
+            self._hand_back(rows, claims)
         self._end_device_thread()
 
     def _end_device_thread(self) -> None:
@@ -182,6 +212,7 @@ class Runner:
                 self._free_at,
                 abandon=lambda e=executor: self._executor is not e,  # type: ignore[misc]
                 at_most=lambda: self._ceiling.at_most,
+                pace=self._pace_of_batches,
             )
             if taken is None:
                 if not self._window.open:
@@ -192,10 +223,12 @@ class Runner:
             if canceled := self._claims.canceled(claims):
                 self._hand_back([row for row in rows if row.id in canceled], claims)
                 rows = [row for row in rows if row.id not in canceled]
-            for call in self._split(rows, claims):
-                self._send(call)
+            if lacking := [row for row in rows if lacks(row, self._fetch)]:
+                rows = [row for row in rows if not lacks(row, self._fetch)]
+                self._gather(lacking, claims)
+            self._send_all(rows, claims, taken_at=began)
             self._lead += 0.2 * (time.monotonic() - began - self._lead)
-            metrics.formed(self._labels, taken.reason, [began - item.arrived for item in taken.items])
+            metrics.formed(self._labels, taken, began)
 
     def _await_slot(self) -> Executor | None:
         """Until a process is ready and has room; None at the end."""
@@ -211,6 +244,10 @@ class Runner:
         if not self._in_flight:
             return 0.0
         return math.inf if math.isnan(self._pace) else self._began + self._pace - self._lead
+
+    def _pace_of_batches(self) -> Pace:
+        busy = any(call.bulk for call in tuple(self._in_flight)) or self._finisher.bulk_waiting
+        return self._yielding.pace(busy=busy)
 
     def _claim(self, items: Sequence[Waiting]) -> tuple[list[Claimed], dict[str, str]]:
         """The rows that are ours now, filled up from the window where some were not to be had."""
@@ -248,8 +285,49 @@ class Runner:
         self._on_ended({}, not_ours)
         return rows, got
 
+    def _gather(self, rows: list[Claimed], claims: dict[str, str]) -> None:
+        """Begins to read and fetch what these rows lack, as soon as fewer than `_GATHERING` others do."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._window.open or len(self._gathering) < _GATHERING)
+            stopping = self._stopping or not self._window.open
+            if not stopping:
+                self._gathered += 1
+                number = self._gathered
+                self._gathering[number] = rows, claims
+        if stopping:
+            self._hand_back(rows, claims)
+        else:
+            threading.Thread(target=self._bring, args=(number, rows, claims), name="gather", daemon=True).start()
+
+    def _bring(self, number: int, rows: list[Claimed], claims: dict[str, str]) -> None:
+        """A thread of its own: sends the rows once they lack nothing."""
+        gathered = self._materials.gather(rows, self._fetch)
+        if gathered.untouched:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or not self._window.open, self._store_away_s)
+            self._store_away_s = min(self._store_away_s * 2, _STORE_AWAY_S[1])
+        else:
+            self._store_away_s = _STORE_AWAY_S[0]
+        with self._changed:
+            ours = self._gathering.pop(number, None) is not None
+            self._changed.notify_all()
+        if not ours:
+            return  # the worker stops, and has handed them back
+        if gathered.refused:
+            refused = {one.id for one in gathered.refused}
+            self._settle(claims, [row for row in rows if row.id in refused], gathered.refused, idle=False)
+        if gathered.untouched:
+            self._hand_back(gathered.untouched, claims)
+        self._send_all(gathered.ready, claims, taken_at=time.monotonic())
+
+    def _send_all(self, rows: list[Claimed], claims: dict[str, str], *, taken_at: float) -> None:
+        for call in self._split(rows, claims):
+            call.taken_at = taken_at
+            self._send(call)
+
     def _split(self, rows: list[Claimed], claims: dict[str, str]) -> list[Call]:
         """Calls by the company each row may keep after what it has been through."""
+        bulk = all(broker.is_bulk(row.line) for row in rows)
         few = max(1, self._window.max_batch_size // 8)
         free = [row for row in rows if row.losses == 0]
         wary = [row for row in rows if row.losses == 1]
@@ -258,11 +336,17 @@ class Runner:
         parts += [[row] for row in rows if row.losses >= 2]
         calls = []
         for part in parts:
-            self._calls += 1
-            calls.append(Call(self._calls, part, {row.id: claims[row.id] for row in part}))
+            with self._changed:
+                self._calls += 1
+                number = self._calls
+            calls.append(Call(number, part, {row.id: claims[row.id] for row in part}, bulk))
         return calls
 
     def _send(self, call: Call) -> None:
+        with self._sending:
+            self._send_next(call)
+
+    def _send_next(self, call: Call) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._has_room())
             executor = None if self._stopping else self._executor
@@ -281,7 +365,7 @@ class Runner:
 
     def _submit(self, call: Call, executor: Executor) -> None:
         """Raises DeviceLost."""
-        executor.submit(call.id, call.submission())
+        executor.submit(call.id, call.submission(), call.types())
         with self._changed:
             call.sent = True
         self._pass_on_cancels(call, executor)  # those that came before it was sent
@@ -382,7 +466,7 @@ class Runner:
             outcomes = self._retry_memory(call, call.waiting(reply.outcomes))
             if outcomes:
                 metrics.computed(self._labels, outcomes)
-                self._settle(call, call.rows, outcomes, idle)
+                self._settle(call.claims, call.rows, outcomes, idle, call.taken_at)
 
     def _learn(self, reply: Reply) -> None:
         if reply.too_many is None:
@@ -413,24 +497,55 @@ class Runner:
             and self._reloads.affordable(time.monotonic())
         )
 
-    def _settle(self, call: Call, rows: Sequence[Claimed], outcomes: Sequence[Outcome], idle: bool) -> None:
-        """Off to SQL. While the device is idle this thread may as well write itself: one hand-over less."""
+    def _settle(
+        self,
+        claims: Mapping[str, str],
+        rows: Sequence[Claimed],
+        outcomes: Sequence[Outcome],
+        idle: bool,
+        taken_at: float | None = None,
+    ) -> None:
+        """Off to SQL, and what is too large for it to the blob store before."""
+        apart = [one for one in outcomes if lies_apart(one)]
+        if apart:
+            self._outputs.put(apart, claims, lambda written: self._finish(claims, rows, written, idle=False))
+            outcomes = [one for one in outcomes if not lies_apart(one)]
+        if outcomes:
+            self._finish(claims, rows, outcomes, idle, taken_at)
+
+    def _finish(
+        self,
+        claims: Mapping[str, str],
+        rows: Sequence[Claimed],
+        outcomes: Sequence[Outcome],
+        idle: bool,
+        taken_at: float | None = None,
+    ) -> None:
+        """While the device is idle this thread may as well write itself: one hand-over less."""
         parted: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in outcomes:
-            parted[call.claims[outcome.id]].append(outcome)
-        parts = [
-            Finished(claim=claim, outcomes=part, settled=self._claims.settle(claim, [one.id for one in part]))
-            for claim, part in parted.items()
-        ]
+            parted[claims[outcome.id]].append(outcome)
         ids = [one.id for one in outcomes]
         self._progress.forget(ids)
+        # Thousands of a batch end in a second, and who follows it reads the batch.
+        unheard = {row.id for row in rows if broker.is_bulk(row.line)}
+        bulk = unheard.issuperset(ids)
 
         def done(ended: dict[str, Ended]) -> None:
+            self._outputs.remove_lost(outcomes, claims, ended)
             self._window.forget(ids)
             metrics.finished(self._labels, rows, ended)
             self._on_ended(ended, ids)
+            if bulk and taken_at is not None:
+                self._yielding.ended(taken_at, max(one.predict_us for one in outcomes) / 1e6)
+                self._window.wake()
 
-        self._finisher.put(Settled(parts, done), at_once=idle)
+        with self._settling:  # whoever settles the last of a claim must also come last to the finisher
+            parts = [
+                Finished(claim=claim, outcomes=part, settled=self._claims.settle(claim, [one.id for one in part]))
+                for claim, part in parted.items()
+            ]
+            self._finisher.put(Settled(parts, done, bulk, unheard), at_once=idle)
 
     def _said(self, said: Said) -> None:
         """Reports go to Redis, progress to SQL as well; an item whose cancel the model has heeded is settled."""
@@ -450,7 +565,7 @@ class Runner:
         if reports:
             self._publisher.reports(reports)
         if heeded:
-            self._settle(call, heeded, [Outcome(id=row.id, canceled=True) for row in heeded], idle=False)
+            self._settle(call.claims, heeded, [Outcome(id=row.id, canceled=True) for row in heeded], idle=False)
 
     def _next_look_s(self) -> float:
         """Seconds until something is to be done for the call on the device, though it says nothing."""
@@ -487,7 +602,7 @@ class Runner:
                 self._changed.notify_all()
         if late:
             executor.cancel(call.id, [one.id for one in late])
-            self._settle(call, rows, late, idle=False)
+            self._settle(call.claims, rows, late, idle=False)
         if ended:
             self._window.wake()
             executor.kill()

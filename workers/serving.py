@@ -15,10 +15,13 @@ from storage.workers import Served
 from workers.claims import Claims
 from workers.executor import Executor, Loaded
 from workers.finisher import Finisher
+from workers.materials import Materials
+from workers.outputs import Outputs
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.runner import Runner
 from workers.window import Window
+from workers.yielding import Hurry
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +45,14 @@ class Serving:
         finisher: Finisher,
         publisher: Publisher,
         progress: Progress,
+        materials: Materials,
+        outputs: Outputs,
         loading: threading.Semaphore,
+        hurry: Hurry,
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
         self.model, self.version = found.model, found.version
-        self.window = Window(found.model, found.version, manifest)
+        self.window = Window(found.model, found.version, manifest, hurry)
         self._worker_id = worker_id
         self._device = device
         self._models = models
@@ -74,7 +80,11 @@ class Serving:
                 finisher=finisher,
                 publisher=publisher,
                 progress=progress,
+                materials=materials,
+                outputs=outputs,
+                fetch=manifest.fetch,
                 loading=loading,
+                hurry=hurry,
                 on_state=lambda state, reason, loaded, instance=instance: self._on_state(  # type: ignore[misc]
                     instance, state, reason, loaded
                 ),

@@ -1,6 +1,8 @@
-"""The utility worker: `headway utility`. It runs the janitor and sends webhooks; any number may run."""
+"""The utility worker: `headway utility`. It runs the janitor, looks after batches and sends webhooks; any number may
+run."""
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import redis
@@ -8,18 +10,22 @@ import redis
 from headway import interpreter, stopping
 from headway.egress import Egress
 from headway.settings import Settings
+from storage.blobs import Blobs
 from storage.deliveries import Deliveries, Secrets
 from storage.engine import Database
+from storage.predictions import Predictions
 from workers import exposition
+from workers.batches import BatchKeeper
 from workers.janitor import Janitor
 from workers.publisher import Publisher
+from workers.sweeper import Sweeper
 from workers.webhooks import Deliverer
 
 log = logging.getLogger(__name__)
 
 
 def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: int | None) -> int:
-    """Until SIGTERM or SIGINT. What ends one of its two duties ends the other, too: whoever watches starts it again."""
+    """Until SIGTERM or SIGINT. What ends one of its duties ends the others, too: whoever watches starts it again."""
     interpreter.yield_often()
     asked_to_stop = stopping.on_signals()
     exposition.serve(metrics_host, metrics_port)
@@ -33,16 +39,22 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         settings.webhook_schedule,
         public_url=settings.public_url,
     )
-    threads = ThreadPoolExecutor(1, "webhooks")
-    sending = threads.submit(deliverer.run, asked_to_stop)
-    sending.add_done_callback(lambda _: asked_to_stop.set())
+    sweeper = Sweeper(Blobs(settings.blobs), Predictions(database))
+    # A store that hangs must not keep the process from ending.
+    threading.Thread(target=sweeper.run, args=(asked_to_stop,), name="sweeper", daemon=True).start()
+    threads = ThreadPoolExecutor(2, "duty")
+    keeper = BatchKeeper(database, client, publisher)
+    duties = [threads.submit(deliverer.run, asked_to_stop), threads.submit(keeper.run, asked_to_stop)]
+    for duty in duties:
+        duty.add_done_callback(lambda _: asked_to_stop.set())
     try:
-        Janitor(database, client, publisher, retention_s=settings.retention_s).run(asked_to_stop)
+        Janitor(database, client, publisher, retention_s=settings.retention_s, sweeper=sweeper).run(asked_to_stop)
     finally:
         asked_to_stop.set()
         threads.shutdown()
         publisher.close()
         client.close()
         database.close()
-    sending.result()
+    for duty in duties:
+        duty.result()
     return 0

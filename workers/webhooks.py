@@ -24,6 +24,7 @@ import httpx
 import msgspec
 
 import headway
+from headway.batches import Batch, batch_json
 from headway.clock import now_us
 from headway.egress import Egress, UrlRefused
 from headway.errors import StorageUnavailable
@@ -261,14 +262,13 @@ class Deliverer:
 
 def body_of(leased: Leased, public_url: str) -> bytes:
     """The event: the same bytes at every attempt."""
-    omitted = leased.prediction.status is Status.SUCCEEDED and leased.prediction.output is None
-    return msgspec.json.encode(
-        {
-            "type": leased.event,
-            "timestamp": time_of(leased.at),
-            "data": msgspec.Raw(prediction_json(leased.prediction, public_url, output_omitted=omitted)),
-        }
-    )
+    subject = leased.subject
+    if isinstance(subject, Batch):
+        data = batch_json(subject, public_url)
+    else:
+        omitted = subject.status is Status.SUCCEEDED and subject.output is None
+        data = prediction_json(subject, public_url, output_omitted=omitted)
+    return msgspec.json.encode({"type": leased.event, "timestamp": time_of(leased.at), "data": msgspec.Raw(data)})
 
 
 def _retry_after(text: str) -> float:

@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from batching.lane import Lane
-from batching.policy import Rules, Take, Waiting
+from batching.policy import Pace, Rules, Take, Waiting
 from headway import broker
 from headway.manifest import Manifest
 from headway.types import Hint
+from workers.yielding import Hurry
 
 
 class Window:
     """The waiting predictions of one model version on this worker."""
 
-    def __init__(self, model: str, version: str, manifest: Manifest) -> None:
+    def __init__(self, model: str, version: str, manifest: Manifest, hurry: Hurry) -> None:
+        self._hurry = hurry
         batching = manifest.batching
         #: Two micro-batches keep a device busy; choosing alike mates needs more to choose from.
         depth = 2 if batching.size == "none" else 8
@@ -61,16 +63,22 @@ class Window:
             if not self.open:
                 return []
             new = self._lane.offer(items, coming=coming)
+            if any(not item.bulk for item in items):
+                self._hurry.note()
             self.offered_at = now
             self._changed.notify_all()
         return new
 
     def take(
-        self, free_at: Callable[[], float], abandon: Callable[[], bool], at_most: Callable[[], int]
+        self,
+        free_at: Callable[[], float],
+        abandon: Callable[[], bool],
+        at_most: Callable[[], int],
+        pace: Callable[[], Pace],
     ) -> Take | None:
         """Blocks until the policy lets a batch depart; None once the window is closed or `abandon()` holds.
 
-        All three are asked under the lock, at every wake. `at_most`: how many the device bears.
+        All four are asked under the lock, at every wake. `at_most`: how many the device bears.
         """
         with self._changed:
             while True:
@@ -78,7 +86,7 @@ class Window:
                     return None
                 was_full = self._full()
                 now = time.monotonic()
-                decision = self._lane.decide(now, free_at(), at_most())
+                decision = self._lane.decide(now, free_at(), at_most(), pace())
                 if isinstance(decision, Take):
                     break
                 self._changed.wait(min(decision.at - now, threading.TIMEOUT_MAX))

@@ -176,4 +176,5 @@ class Result(msgspec.Struct, frozen=True):
     line: int  # of the file, from 1
     custom_id: str | None = None
     output: Any = None
+    output_at: str | None = None  # the path it is at instead: too large, or no JSON
     error: Failure | None = None

@@ -82,7 +82,7 @@ WHERE w.state = 'live'
 ORDER BY p.model, p.version, p.worker_id;
 
 -- read_input
-SELECT i.body FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;
+SELECT i.body, i.content_type, i.blob_bytes FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;
 
 -- cancel
 -- Queued: canceled at once. In progress: canceling, until the device lets go of it.
@@ -92,7 +92,7 @@ UPDATE predictions SET status = CASE status WHEN 0 THEN 5 ELSE 2 END, queued = N
 WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1);
 
 -- retry
--- From the beginning, but for the attempts made. The log is told what the row forgets; if it ends with a cancel, the
+-- From the beginning, but for the attempts made; not an item of a batch, which has been counted. The log is told what the row forgets; if it ends with a cancel, the
 -- claim before that is in it already. An entry has twenty characters.
 UPDATE predictions SET status = 0, queued = (1 = 1), failed = NULL, revision = revision + 1, claim = NULL,
     position = :now, expires_at = :now + queue_timeout_us, charged = 0, losses = 0, started_at = NULL,
@@ -102,11 +102,12 @@ UPDATE predictions SET status = 0, queued = (1 = 1), failed = NULL, revision = r
         || CASE WHEN started_at IS NULL OR substr(log, length(log) - 19, 3) = '[2,' THEN ''
             ELSE '[1,' || started_at || '],' END
         || '[' || status || ',' || completed_at || '],[0,' || :now || ']'
-WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at IS NULL;
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at IS NULL AND batch_id IS NULL;
 
 -- delete_prediction
 -- What it was about is gone; that it was there is not.
 UPDATE predictions SET deleted_at = :now, revision = revision + 1, failed = NULL, metadata = '{}', output = NULL,
+    output_type = NULL, output_bytes = NULL,
     error_code = NULL, error_message = NULL, progress = NULL, log = NULL
 WHERE id = :id AND tenant_id = :tenant_id AND status IN (3, 4, 5, 6) AND deleted_at IS NULL;
 
@@ -120,15 +121,9 @@ DELETE FROM deliveries WHERE prediction_id = :id AND state <> 0;
 -- list_predictions
 -- One page, newest first, of what is among the `scan` next rows: a filter that few rows pass does not read them all. The
 -- tenant is compared together with the id: with an equality a planner may walk all tenants' rows by their ids alone.
-SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
-    max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
-    expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
-    log, deleted_at, CAST(batch_id AS text), custom_id, output_type, output_bytes
-FROM (
-    SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
-        claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
-        batch_size, webhook, webhook_status, progress, log, deleted_at, batch_id, custom_id, output_type, output_bytes
-    FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+SELECT CAST(id AS text) FROM (
+    SELECT tenant_id, id, model, version, status, deleted_at FROM predictions
+    WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
     AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
@@ -136,18 +131,23 @@ ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 
 -- list_failed
 -- The same of failed ones, which have an index.
-SELECT CAST(id AS text), tenant_id, model, version, alias, line, position, priority, status, revision, attempt,
-    max_attempts, CAST(claim AS text), metadata, NULL, error_code, error_message, created_at, started_at, completed_at,
-    expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress,
-    log, deleted_at, CAST(batch_id AS text), custom_id, output_type, output_bytes
-FROM (
-    SELECT id, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
-        claim, metadata, error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us,
-        batch_size, webhook, webhook_status, progress, log, deleted_at, batch_id, custom_id, output_type, output_bytes
-    FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
+SELECT CAST(id AS text) FROM (
+    SELECT tenant_id, id, model, version FROM predictions
+    WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
 WHERE model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
 ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
+
+-- list_items
+-- The same of one batch, the last line first.
+SELECT CAST(id AS text) FROM (
+    SELECT batch_index, tenant_id, id, model, version, status, deleted_at FROM predictions
+    WHERE batch_id = :batch_id
+        AND batch_index < coalesce((SELECT batch_index FROM predictions WHERE id = :after), 9223372036854775807)
+    ORDER BY batch_index DESC LIMIT :scan) p
+WHERE tenant_id = :tenant_id AND deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
+    AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
+ORDER BY batch_index DESC LIMIT :limit;
 
 -- scanned
 -- The last row that a page has looked at, where it looked at as many as it may.
@@ -158,6 +158,12 @@ ORDER BY predictions.tenant_id DESC, predictions.id DESC LIMIT 1 OFFSET :skip;
 SELECT CAST(id AS text) FROM predictions WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     AND failed
 ORDER BY predictions.tenant_id DESC, predictions.id DESC LIMIT 1 OFFSET :skip;
+
+-- scanned_items
+SELECT CAST(id AS text) FROM predictions
+WHERE batch_id = :batch_id
+    AND batch_index < coalesce((SELECT batch_index FROM predictions WHERE id = :after), 9223372036854775807)
+ORDER BY batch_index DESC LIMIT 1 OFFSET :skip;
 
 -- hint
 SELECT CAST(id AS text), size, shape, position FROM predictions WHERE id = :id AND status = 0;
@@ -244,3 +250,92 @@ INSERT INTO webhook_secrets (tenant_id, secret) VALUES (:tenant_id, :secret) ON 
 INSERT INTO webhook_secrets (tenant_id, secret, previous, rotated_at) VALUES (:tenant_id, :secret, :previous, :now)
 ON CONFLICT (tenant_id) DO UPDATE SET
     secret = excluded.secret, previous = excluded.previous, rotated_at = excluded.rotated_at;
+
+-- begin_batch
+-- Of several that come with one idempotency key, the first is the batch.
+INSERT INTO batches (id, tenant_id, model, version, alias, line, priority, max_attempts, window_us, webhook,
+    idempotency_key, idempotency_digest, digest, created_at, touched_at)
+VALUES (:id, :tenant_id, :model, :version, :alias, :line, :priority, :max_attempts, :window_us, :webhook,
+    :idempotency_key, :idempotency_digest, :digest, :now, :now)
+ON CONFLICT DO NOTHING;
+
+-- read_batch
+SELECT * FROM batches WHERE id = :id;
+
+-- keyed_batch
+SELECT * FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :key;
+
+-- open_batches
+-- All that somebody has to look after.
+SELECT * FROM batches WHERE completed_at IS NULL ORDER BY id;
+
+-- list_batches
+SELECT * FROM batches WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
+    AND status = coalesce(CAST(:status AS integer), status)
+ORDER BY batches.tenant_id DESC, batches.id DESC LIMIT :limit;
+
+-- advance_batch
+-- A block is stored once, after the one before it, while the batch still takes any.
+UPDATE batches SET blocks = blocks + 1, digest = :after, last_line = :last_line, total = total + :items,
+    touched_at = :now
+WHERE id = :id AND blocks = :number AND digest = :before AND status = 0 AND ending IS NULL;
+
+-- seal_batch
+UPDATE batches SET status = 1, sealed_at = :now, touched_at = :now, expires_at = :now + window_us,
+    revision = revision + 1
+WHERE id = :id AND blocks = :blocks AND digest = :digest AND total > 0 AND status = 0 AND ending IS NULL;
+
+-- abandon_batch
+-- Its key is free for another try.
+UPDATE batches SET ending = 4, error = :reason, idempotency_key = NULL, revision = revision + 1
+WHERE id = :id AND status = 0 AND ending IS NULL AND touched_at <= :now - :untouched;
+
+-- cancel_batch
+UPDATE batches SET status = 2, ending = 5, revision = revision + 1
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1) AND coalesce(ending, 6) = 6;
+
+-- expire_batch
+UPDATE batches SET ending = 6, revision = revision + 1
+WHERE id = :id AND status = 1 AND ending IS NULL AND expires_at <= :now;
+
+-- feed_batch
+UPDATE batches SET fed = :to WHERE id = :id AND fed = :fed AND status = 1 AND ending IS NULL;
+
+-- count_batch
+UPDATE batches SET counted = :counted, succeeded = succeeded + :succeeded, failed = failed + :failed,
+    canceled = canceled + :canceled, expired = expired + :expired, ahead = :ahead, rate = :rate, revision = revision + 1
+WHERE id = :id AND counted = :before AND completed_at IS NULL;
+
+-- complete_batch
+-- Once: all that came in has ended, and nothing more will come in.
+UPDATE batches SET completed_at = :now, ahead = NULL, revision = revision + 1,
+    status = CASE WHEN ending IS NULL OR ending = 6 AND expired = 0 THEN 3 ELSE ending END
+WHERE id = :id AND completed_at IS NULL AND counted >= last_line AND (sealed_at IS NOT NULL OR ending IS NOT NULL);
+
+-- owe_batch
+INSERT INTO deliveries (id, prediction_id, tenant_id, event, url, receiver, at, due_at, record)
+VALUES (:id, :batch_id, :tenant_id, :event, :url, :receiver, :at, :at, :record)
+ON CONFLICT DO NOTHING;
+
+-- purge_batches
+-- A batch outlives its items, and what it still owes.
+DELETE FROM batches WHERE completed_at < :before
+    AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.batch_id = batches.id)
+    AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = batches.id);
+
+-- first_unended
+-- Of the items between two lines, in their order.
+SELECT batch_index FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND batch_index <= :until AND status < 3
+ORDER BY batch_index LIMIT 1;
+
+-- count_items
+-- How those between two lines have ended.
+SELECT status, count(*) FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND batch_index <= :until AND status >= 3 GROUP BY status;
+
+-- farthest_item
+-- The last that is not where it was when it came.
+SELECT batch_index FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND batch_index <= :fed AND status > 0 AND attempt > 0
+ORDER BY batch_index DESC LIMIT 1;

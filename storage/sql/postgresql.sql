@@ -7,12 +7,14 @@ WITH r AS MATERIALIZED (
         json_to_recordset(:rows::json) AS (id uuid, tenant_id text, model text, version text, alias text, line text,
             priority smallint, size bigint, shape text, max_attempts integer, metadata text, queue_timeout_us bigint,
             execution_timeout_us bigint, webhook text, webhook_events smallint, idempotency_key text,
-            idempotency_digest text, traceparent text),
+            idempotency_digest text, traceparent text, content_type text, blob_bytes bigint),
         unnest(:bodies::bytea[])) WITH ORDINALITY
     AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, queue_timeout_us,
-        execution_timeout_us, webhook, webhook_events, idempotency_key, idempotency_digest, traceparent, body, n)),
+        execution_timeout_us, webhook, webhook_events, idempotency_key, idempotency_digest, traceparent,
+        content_type, blob_bytes, body, n)),
 i AS (
-    INSERT INTO inputs (id, body) SELECT id, body FROM r ORDER BY id ON CONFLICT (id) DO NOTHING)
+    INSERT INTO inputs (id, body, content_type, blob_bytes) SELECT id, body, content_type, blob_bytes FROM r ORDER BY id
+    ON CONFLICT (id) DO NOTHING)
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
     max_attempts, metadata, expires_at, queue_timeout_us, execution_timeout_us, webhook, webhook_events,
     idempotency_key, idempotency_digest, traceparent)
@@ -56,12 +58,12 @@ UPDATE predictions p SET status = 1, queued = NULL, attempt = attempt + 1, revis
 FROM k, inputs i
 WHERE p.id = ANY(k.ids) AND i.id = p.id
 RETURNING p.id::text, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt, p.revision, p.charged,
-    p.losses, p.max_attempts, p.execution_timeout_us, i.body;
+    p.losses, p.max_attempts, p.execution_timeout_us, i.body, i.content_type, i.blob_bytes;
 
 -- claimed
 -- The rows that a claim owns.
 SELECT p.id::text, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt, p.revision, p.charged,
-    p.losses, p.max_attempts, p.execution_timeout_us, i.body
+    p.losses, p.max_attempts, p.execution_timeout_us, i.body, i.content_type, i.blob_bytes
 FROM claims c JOIN predictions p ON p.id = ANY(c.ids) AND p.claim = c.id AND p.status = 1 JOIN inputs i ON i.id = p.id
 WHERE c.id = :claim::uuid;
 
@@ -72,13 +74,15 @@ WHERE c.id = :claim::uuid;
 WITH r AS MATERIALIZED (
     SELECT * FROM ROWS FROM (
         json_to_recordset(:rows::json) AS (id uuid, claim uuid, status smallint, error_code text, error_message text,
-            predict_us bigint, batch_size integer),
+            predict_us bigint, batch_size integer, output_type text, output_bytes bigint),
         unnest(:outputs::bytea[]))
-    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output) ORDER BY id),
+    AS r (id, claim, status, error_code, error_message, predict_us, batch_size, output_type, output_bytes, output)
+    ORDER BY id),
 f AS MATERIALIZED (
     SELECT r.id, CASE WHEN p.status = 2 AND r.status = 4 THEN 5 ELSE r.status END AS status,
         CASE WHEN p.status = 1 THEN r.error_code END AS error_code,
-        CASE WHEN p.status = 1 THEN r.error_message END AS error_message, r.predict_us, r.batch_size, r.output
+        CASE WHEN p.status = 1 THEN r.error_message END AS error_message, r.predict_us, r.batch_size, r.output,
+        r.output_type, r.output_bytes
     FROM r CROSS JOIN LATERAL (
         SELECT status FROM predictions WHERE id = r.id AND claim = r.claim AND status IN (1, 2)
         FOR NO KEY UPDATE) p),
@@ -86,7 +90,7 @@ d AS (
     DELETE FROM claims WHERE id = ANY(:claims::uuid[]))
 UPDATE predictions p SET status = f.status, failed = CASE WHEN f.status = 4 THEN true END, revision = revision + 1,
     error_code = f.error_code, error_message = f.error_message, predict_us = f.predict_us, batch_size = f.batch_size,
-    completed_at = :now, output = f.output
+    completed_at = :now, output = f.output, output_type = f.output_type, output_bytes = f.output_bytes
 FROM f
 WHERE p.id = f.id
 RETURNING p.id::text, p.claim::text, p.status, p.revision, p.attempt, p.started_at, p.completed_at;
@@ -175,26 +179,34 @@ RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
 -- purge
 -- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
--- by completion is needed: it would make every finish write to it. Who still owes a webhook stays.
+-- by completion is needed: it would make every finish write to it. Who still owes a webhook stays, and so do the
+-- items of a batch until it may go.
 WITH page AS MATERIALIZED (
     SELECT id FROM predictions WHERE id > :after::uuid AND id < :until::uuid ORDER BY id LIMIT :limit),
 f AS MATERIALIZED (
     SELECT p.id FROM page JOIN predictions p ON p.id = page.id
     WHERE p.status IN (3, 4, 5, 6) AND p.completed_at < :before
         AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = p.id AND d.state = 0)
+        AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.id = p.batch_id AND coalesce(b.completed_at, :before) >= :before)
     ORDER BY p.id FOR UPDATE OF p SKIP LOCKED),
 w AS (
     DELETE FROM deliveries WHERE prediction_id IN (SELECT id FROM f)),
 i AS (
-    DELETE FROM inputs WHERE id IN (SELECT id FROM f)),
+    DELETE FROM inputs WHERE id IN (SELECT id FROM f) RETURNING id, blob_bytes),
 d AS (
-    DELETE FROM predictions WHERE id IN (SELECT id FROM f) RETURNING id)
-SELECT (SELECT id::text FROM page ORDER BY id DESC LIMIT 1), (SELECT count(*) FROM d);
+    DELETE FROM predictions WHERE id IN (SELECT id FROM f) RETURNING id, output_bytes)
+SELECT (SELECT id::text FROM page ORDER BY id DESC LIMIT 1), (SELECT count(*) FROM d),
+    (SELECT coalesce(json_agg(d.id), '[]')::text FROM d LEFT JOIN i ON i.id = d.id
+        WHERE d.output_bytes IS NOT NULL OR i.blob_bytes IS NOT NULL);
+
+-- with_blobs
+-- Of ids that have something in the blob store, those whose rows are there for it.
+SELECT id::text FROM predictions WHERE id = ANY(:ids::uuid[]) AND deleted_at IS NULL;
 
 -- read
 SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
-    claim::text, metadata, output, error_code, error_message, created_at, started_at, completed_at, expires_at,
-    predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log,
+    claim::text, metadata, CASE WHEN :outputs THEN output END, error_code, error_message, created_at, started_at,
+    completed_at, expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log,
     deleted_at, batch_id::text, custom_id, output_type, output_bytes
 FROM predictions WHERE id = ANY(:ids::uuid[]);
 
@@ -274,3 +286,31 @@ d AS MATERIALIZED (
 UPDATE predictions p SET revision = revision + 1, webhook_status = d.status
 FROM d
 WHERE p.id = d.id AND (p.status >= 3 OR p.webhook_events & 1 = 0) AND coalesce(p.webhook_status, 1) <> d.status;
+
+-- item_hints
+SELECT batch_index, priority, id::text, size, shape, position FROM predictions
+WHERE batch_id = :id AND batch_index > :after AND status = 0 ORDER BY batch_index LIMIT :limit;
+
+-- item_results
+SELECT batch_index, id::text, custom_id, status, output, error_code, error_message, claim::text, output_type,
+    output_bytes, deleted_at
+FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit;
+
+-- end_items
+-- A row that is locked is being claimed: it is not queued any more.
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 0
+    ORDER BY batch_index LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = CASE WHEN CAST(:expired AS integer) = 1 THEN 6 ELSE 5 END, queued = NULL,
+    revision = revision + 1, completed_at = :now
+FROM f WHERE p.id = f.id
+RETURNING p.batch_index, p.id::text, p.revision, p.attempt, p.completed_at;
+
+-- cancel_items
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 1
+    ORDER BY batch_index LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = 2, revision = revision + 1,
+    log = coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']'
+FROM f WHERE p.id = f.id
+RETURNING p.id::text;

@@ -8,8 +8,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- insert_inputs
-INSERT INTO inputs (id, body)
-VALUES (?, ?)
+INSERT INTO inputs (id, body, content_type, blob_bytes)
+VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING;
 
 -- positions
@@ -44,7 +44,8 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND claim = :claim;
 -- claimed
 -- The rows that a claim owns, in one answer: each row fetched by itself would cost a turn of the interpreter's lock.
 SELECT json_group_array(json_array(p.id, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt,
-    p.revision, p.charged, p.losses, p.max_attempts, p.execution_timeout_us, hex(i.body)))
+    p.revision, p.charged, p.losses, p.max_attempts, p.execution_timeout_us, hex(i.body), i.content_type,
+    i.blob_bytes))
 FROM claims c, json_each(c.ids) e CROSS JOIN predictions p CROSS JOIN inputs i
 WHERE c.id = :claim AND p.id = e.value AND p.claim = c.id AND p.status = 1 AND i.id = p.id;
 
@@ -56,11 +57,13 @@ FROM json_each(:rows) r CROSS JOIN predictions p
 WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (1, 2);
 
 -- finish
-WITH f (id, claim, status, error_code, error_message, predict_us, batch_size, completed_at, output) AS (
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?))
+WITH f (id, claim, status, error_code, error_message, predict_us, batch_size, completed_at, output,
+    output_type, output_bytes) AS (
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
 UPDATE predictions SET status = f.status, failed = CASE WHEN f.status = 4 THEN 1 END, revision = revision + 1,
     error_code = f.error_code, error_message = f.error_message, predict_us = f.predict_us,
-    batch_size = f.batch_size, completed_at = f.completed_at, output = f.output
+    batch_size = f.batch_size, completed_at = f.completed_at, output = f.output,
+    output_type = f.output_type, output_bytes = f.output_bytes
 FROM f
 WHERE predictions.id = f.id AND predictions.claim = f.claim AND predictions.status IN (1, 2);
 
@@ -140,12 +143,25 @@ RETURNING id, revision, attempt, completed_at;
 
 -- purge_page
 -- One page of the oldest ids, and of it what ended before a time. Ids begin with the time of creation, so that no index
--- by completion is needed: it would make every finish write to it. Who still owes a webhook stays.
+-- by completion is needed: it would make every finish write to it. Who still owes a webhook stays, and so do the
+-- items of a batch until it may go.
 SELECT max(id), json_group_array(id) FILTER (WHERE status IN (3, 4, 5, 6) AND completed_at < :before AND NOT owed)
 FROM (
     SELECT id, status, completed_at,
-        EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = predictions.id AND d.state = 0) AS owed
+        EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction_id = predictions.id AND d.state = 0)
+            OR EXISTS (SELECT 1 FROM batches b WHERE b.id = batch_id AND coalesce(b.completed_at, :before) >= :before)
+            AS owed
     FROM predictions WHERE id > :after AND id < :until ORDER BY id LIMIT :limit);
+
+-- purge_blobs
+-- Of rows that are about to go, those that have something in the blob store.
+SELECT json_group_array(p.id) FROM json_each(:ids) e CROSS JOIN predictions p
+WHERE p.id = e.value AND (p.output_bytes IS NOT NULL
+    OR EXISTS (SELECT 1 FROM inputs i WHERE i.id = p.id AND i.blob_bytes IS NOT NULL));
+
+-- with_blobs
+-- Of ids that have something in the blob store, those whose rows are there for it.
+SELECT p.id FROM json_each(:ids) e CROSS JOIN predictions p WHERE p.id = e.value AND p.deleted_at IS NULL;
 
 -- purge_inputs
 DELETE FROM inputs WHERE id IN (SELECT value FROM json_each(:ids));
@@ -158,8 +174,8 @@ DELETE FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- read
 SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, position, priority, status, revision,
-    attempt, max_attempts, claim, metadata, CASE WHEN output IS NOT NULL THEN hex(output) END, error_code,
-    error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
+    attempt, max_attempts, claim, metadata, CASE WHEN :outputs AND output IS NOT NULL THEN hex(output) END,
+    error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
     CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log, deleted_at,
     batch_id, custom_id, output_type, output_bytes))
 FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
@@ -233,3 +249,35 @@ FROM (
     WHERE prediction_id IN (SELECT value FROM json_each(:ids)) AND at >= p.position GROUP BY prediction_id) d
 WHERE id = d.prediction_id AND (predictions.status >= 3 OR webhook_events & 1 = 0)
     AND coalesce(webhook_status, 1) <> d.status;
+
+-- insert_items
+-- Lines of a batch's file: queued without the mark, or failed for what is wrong with them.
+INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, completed_at, priority, size,
+    shape, max_attempts, metadata, status, queued, failed, error_code, error_message, batch_id, batch_index, custom_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- item_hints
+SELECT json_group_array(json_array(batch_index, priority, id, size, shape, position)) FROM (
+    SELECT batch_index, priority, id, size, shape, position FROM predictions
+    WHERE batch_id = :id AND batch_index > :after AND status = 0 ORDER BY batch_index LIMIT :limit);
+
+-- item_results
+SELECT json_group_array(json_array(batch_index, id, custom_id, status, CASE WHEN output IS NOT NULL THEN hex(output) END,
+    error_code, error_message, claim, output_type, output_bytes, deleted_at)) FROM (
+    SELECT * FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit);
+
+-- end_items
+UPDATE predictions SET status = CASE WHEN CAST(:expired AS integer) = 1 THEN 6 ELSE 5 END, queued = NULL,
+    revision = revision + 1, completed_at = :now
+WHERE id IN (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 0
+    ORDER BY batch_index LIMIT :limit)
+RETURNING batch_index, id, revision, attempt, completed_at;
+
+-- cancel_items
+UPDATE predictions SET status = 2, revision = revision + 1,
+    log = coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']'
+WHERE id IN (
+    SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 1
+    ORDER BY batch_index LIMIT :limit)
+RETURNING id;

@@ -220,7 +220,7 @@ def plain(compose: dict[str, Any], tmp_path: Path, empty_postgres_url: str, fres
     version = tmp_path / "models" / "double" / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(DOUBLE)
-    places = {"/run/secrets": str(secrets), "/models": str(tmp_path / "models")}
+    places = {"/run/secrets": str(secrets), "/models": str(tmp_path / "models"), "/blobs": str(tmp_path / "blobs")}
     running = Plain(compose, tmp_path, places)
     yield running
     running.stop()

@@ -28,7 +28,10 @@ class Echo(Model):
 """
 
 CONFIG = """
+hooks = "openapi_hooks"
+
 [parameters]
+"query.model" = "echo"
 "path.model" = "echo"
 "path.version" = "1"
 "path.alias" = "stable"
@@ -54,7 +57,10 @@ def test_whatever_is_asked_the_answer_is_documented_and_never_a_5xx(tmp_path: Pa
             *("--header", f"Authorization: Bearer {key}", "--seed", SEED, "--max-examples", str(EXAMPLES)),
             *("--exclude-checks", LEFT_OUT, "--continue-on-failure", "--request-timeout", "70", "--no-color"),
         ]
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False)
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=800, check=False
+        )
 
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     generated = re.search(r"(\d+) generated", run.stdout)

@@ -72,9 +72,9 @@ def test_a_crash_takes_no_claim_back_that_a_receiver_was_told_of(forgetful: Any)
         assert deliveries.of(untold.id, "default") == []
 
         predictions.claim(new_id(), "w1", [untold.id], "digits", "1")
-        again = {one.prediction.id: one for one in deliveries.lease({RECEIVER: 10}, 60)}
+        again = {one.subject.id: one for one in deliveries.lease({RECEIVER: 10}, 60)}
         assert again[told.id].id == leased.id
-        assert again[told.id].prediction == leased.prediction
+        assert again[told.id].subject == leased.subject
         assert again[untold.id].id == forgotten.id, "the same event has another id"
     finally:
         database.close()

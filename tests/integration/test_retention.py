@@ -51,7 +51,7 @@ def purged(store: Any, days: float = 7, limit: int = 500) -> list[int]:
     counts: list[int] = []
     last = None
     while True:
-        last, count = store.predictions.purge(int(now_us() - days * DAY_US), after=last, limit=limit)
+        last, count, _ = store.predictions.purge(int(now_us() - days * DAY_US), after=last, limit=limit)
         if last is None:
             return counts
         counts.append(count)

@@ -62,7 +62,7 @@ def test_every_field_is_read_back_as_it_was_inserted(store: Any) -> None:
             batch_size=None,
         )
     }
-    assert store.predictions.read_input(row.id, row.tenant_id) == row.body
+    assert store.predictions.read_input(row.id, row.tenant_id) == (row.body, None, None)
     assert store.predictions.read_input(new_id(), "default") is None
     assert abs(position - store.predictions.now()) < 30_000_000
 

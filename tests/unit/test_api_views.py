@@ -94,7 +94,8 @@ def test_a_prediction_shows_what_is_known_and_null_for_the_rest() -> None:
     assert shown["started_at"] is shown["output"] is shown["error"] is None
     assert shown["metrics"] == {"queue_seconds": None, "predict_seconds": None, "batch_size": None}
     path = f"/v1/predictions/{queued.id}"
-    assert shown["urls"] == {"get": path, "cancel": f"{path}/cancel", "events": f"{path}/events"}
+    verbs = ("cancel", "events", "output")
+    assert shown["urls"] == {"get": path, **{verb: f"{path}/{verb}" for verb in verbs}}
     assert shown["progress"] is None
     assert "input" not in shown
 

@@ -135,8 +135,8 @@ def test_an_upload_that_breaks_off_is_sent_from_its_beginning_under_the_same_key
     file.write_bytes(bytes(range(256)) * 2000)
     sent: list[int] = []
     with Upload(file, sent.append) as upload:
-        verb = server.verbs.create(upload, "m", {})
-        server.run(verb, LOST, LOST, BUSY, shown(), taken=[1, 200_000, 1])
+        answers: list[Came] = [LOST, LOST, BUSY, shown()]
+        server.run(server.verbs.create(upload, "m", {}), *answers, taken=[1, 200_000, 1])
     assert [len(body) for body in server.bodies] == [65536, 262144, 65536, 512_000]
     assert server.bodies[3] == file.read_bytes()
     assert len({send.headers["idempotency-key"] for send in server.sent}) == 1
@@ -220,9 +220,9 @@ def test_results_go_on_after_the_last_whole_line_whatever_ends_a_stream(server: 
 
 
 def test_results_that_break_off_again_and_again_without_a_word_are_given_up() -> None:
-    broken: list[Came] = [OPEN, b"", shown()]
+    answers: list[Came] = [OPEN, b"", shown()] * 4
     with pytest.raises(Unreachable, match="before the batch did"):
-        Server().run(Server().verbs.results("b1", 0), *broken * 4)
+        Server(retries=0).run(Server().verbs.results("b1", 0), *answers)
     refused = Answer(404, {}, b'{"code": "batch_not_found", "detail": "No."}')
     with pytest.raises(ApiError, match="batch_not_found"):
         Server().run(Server().verbs.results("b1", 0), refused)

@@ -80,6 +80,7 @@ def test_results_go_on_after_the_last_whole_line(tmp_path: Path, size: int) -> N
         with results(path) as kept:
             assert kept.after == 4
             kept.write(line(5))
+            assert kept.after == 5  # a connection that breaks now is begun anew behind it
         assert path.read_bytes() == whole + line(5)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batching import cost
 from batching.lane import Lane
-from batching.policy import Reason, Rules, Take, Waiting, WaitUntil, board, decide
+from batching.policy import Pace, Reason, Rules, Take, Waiting, WaitUntil, board, decide
 
 RULES = Rules(max_batch_size=4, max_wait_s=0.005)
 
@@ -48,6 +48,48 @@ def test_a_full_batch_departs_even_while_the_device_is_busy() -> None:
 def test_priority_zero_boards_first_and_the_rest_by_age() -> None:
     crowd = [waiting(f"old{i}", position=i) for i in range(4)] + [waiting("urgent", priority=0, position=9)]
     assert names(decide(crowd, 0.0, free_at=0.0, coming=0, rules=RULES)) == ["urgent", "old0", "old1", "old2"]
+
+
+def bulk(count: int, *, arrived: float = 0.0) -> list[Waiting]:
+    return [waiting(f"bulk{n}", priority=15, arrived=arrived, position=n) for n in range(count)]
+
+
+def test_items_of_batches_take_the_places_that_others_leave() -> None:
+    crowd = [*bulk(8), waiting("late", arrived=1.0, position=99)]
+    assert names(decide(crowd, 1.0, free_at=0.0, coming=0, rules=RULES)) == ["late", "bulk0", "bulk1", "bulk2"]
+
+
+def test_items_of_batches_do_not_stand_before_a_busy_device_however_many_they_are() -> None:
+    assert decide(bulk(8), 1.0, free_at=2.0, coming=0, rules=RULES) == WaitUntil(2.0)
+    assert names(decide(bulk(8), 2.0, free_at=2.0, coming=0, rules=RULES)) == ["bulk0", "bulk1", "bulk2", "bulk3"]
+
+
+def test_items_of_batches_keep_to_their_pace_while_others_are_in_a_hurry() -> None:
+    pace = Pace(at=5.0, at_most=2)
+    assert decide(bulk(8), 1.0, free_at=0.0, coming=0, rules=RULES, pace=pace) == WaitUntil(5.0)
+    assert names(decide(bulk(8), 5.0, free_at=0.0, coming=0, rules=RULES, pace=pace)) == ["bulk0", "bulk1"]
+    crowd = [*bulk(8), waiting("a")]
+    assert names(decide(crowd, 1.0, free_at=0.0, coming=0, rules=RULES, pace=pace)) == ["a", "bulk0", "bulk1"]
+
+
+def test_items_of_batches_are_not_passed_over_for_ever() -> None:
+    fresh = [waiting(f"fresh{n}", priority=0, arrived=20.0, position=100 + n) for n in range(8)]
+    assert "bulk0" not in names(decide([*bulk(1), *fresh], 14.0, free_at=0.0, coming=0, rules=RULES))
+    assert "bulk0" in names(decide([*bulk(1), *fresh], 20.0, free_at=0.0, coming=0, rules=RULES))
+
+
+def test_items_of_batches_keep_nobody_out_of_the_window() -> None:
+    lane = Lane(RULES, limit=8)
+    lane.offer(bulk(8))
+    assert lane.full(bulk=True)
+    assert not lane.full(bulk=False)
+    lane.offer([waiting(f"w{n}") for n in range(8)])
+    assert lane.full(bulk=False)
+    assert isinstance(lane.decide(1.0, 0.0, 4), Take)
+    assert not lane.full(bulk=False)
+    assert lane.full(bulk=True)
+    assert len(lane.drain()) == 12
+    assert not lane.full(bulk=True)
 
 
 def test_waiting_turns_a_low_priority_into_a_high_one() -> None:
