@@ -55,8 +55,8 @@ RESULTS_PARAMETERS: dict[str, dict[str, Any]] = {
     "after": {"type": "integer", "minimum": 0, "default": 0, "description": "The last line that is known already."},
 }
 
-#: Results that are read at once, and the bytes that they should be together.
-_FEWEST, _MOST, _PAGE_BYTES = 16, 1000, 1 << 20
+#: Results that are read at once, and the bytes that they should be together: others wait for the loop meanwhile.
+_FEWEST, _MOST, _PAGE_BYTES = 16, 250, 1 << 18
 #: How often it is looked whether the next line has ended, from … to.
 _SOON_S, _LATER_S = 0.05, 1.0
 #: A stream of results says something at least so often.
@@ -187,6 +187,7 @@ class _Results:
     async def write(self, write: Write) -> None:
         pause, spoke = _SOON_S, time.monotonic()
         while True:
+            began = time.monotonic()
             # Read before the page: if it had ended by then, the page that finds nothing more is the last.
             batch = await self._service.threads.run(lambda: self._service.batches.read(self._id))
             page = await self._service.threads.run(
@@ -196,6 +197,7 @@ class _Results:
                 await write(b"".join([await self._line(one) for one in page]))
                 self._after = page[-1].line
                 self._fit(page)
+                await self._service.submitter.make_way(began)
                 pause, spoke = _SOON_S, time.monotonic()
                 continue
             if batch is None or batch.status.terminal:

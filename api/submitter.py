@@ -28,6 +28,11 @@ MOST_ROWS = 500
 MOST_BYTES = 4 * 1024 * 1024
 
 
+#: How long a submission is followed by others, probably, and the longest pause that is made for them.
+_LATELY_S = 0.5
+_LONGEST_PAUSE_S = 0.1
+
+
 class _Submission(NamedTuple):
     row: NewPrediction
     at_most: int  # predictions an envelope of its line may hold
@@ -44,7 +49,7 @@ class Submitter:
         self._pending: deque[_Submission] = deque()
         self._coming: Counter[str] = Counter()  # pending submissions of each line
         self._wake = asyncio.Event()
-        self.asked_at = -math.inf  # monotonic, when something was submitted last
+        self._asked_at = -math.inf  # monotonic, when something was submitted last
         self.uncommitted: Counter[str] = Counter()  # submissions of each model on their way to SQL
         self.accepted: Counter[str] = Counter()  # of each model, since this process began
 
@@ -68,12 +73,19 @@ class Submitter:
         The row is inserted all the same.
         """
         future: asyncio.Future[int | Held] = asyncio.get_running_loop().create_future()
-        self.asked_at = time.monotonic()
+        self._asked_at = time.monotonic()
         self._pending.append(_Submission(row, at_most, future))
         self._coming[row.line] += 1
         self.uncommitted[row.model] += 1
         self._wake.set()
         return future
+
+    async def make_way(self, began: float) -> None:
+        """For what is not waited for by anybody, after a piece of work that was begun then (monotonic): while others
+        submit, a pause as long as the work."""
+        now = time.monotonic()
+        if now - self._asked_at < _LATELY_S:
+            await asyncio.sleep(min(now - began, _LONGEST_PAUSE_S))
 
     async def run(self) -> None:
         """Until canceled. Whatever a group raises is that group's alone."""

@@ -34,9 +34,6 @@ _TRIES = 3
 #: Lines are read, and what is large among them written to the blob store, in this time.
 _READING_S = 60.0
 _PAUSE_S = 1.0
-#: How long a submission is followed by others, probably, and the longest pause that is made for them.
-_LATELY_S = 0.5
-_LONGEST_PAUSE_S = 0.1
 #: Lines that a refusal speaks of.
 _MOST_TOLD = 10
 
@@ -80,17 +77,11 @@ class Upload:
     async def _next(self, storing: "asyncio.Task[None] | None", block: Lines) -> "asyncio.Task[None]":
         if storing is not None:
             await storing
-            await self._make_way()
+            await self._service.submitter.make_way(self._block_at)
+            self._block_at = time.monotonic()
         if block.last > (most := self._service.settings.max_batch_lines):
             raise Problem("payload_too_large", f"The file has more than {most:,} lines.")
         return asyncio.get_running_loop().create_task(self._store(block))
-
-    async def _make_way(self) -> None:
-        """While others submit what they wait for, a file takes half of the time."""
-        now = time.monotonic()
-        if now - self._service.submitter.asked_at < _LATELY_S:
-            await asyncio.sleep(min(now - self._block_at, _LONGEST_PAUSE_S))
-        self._block_at = time.monotonic()
 
     async def _store(self, lines: Lines) -> None:
         if self._batch is not None and lines.number < self._batch.blocks:
