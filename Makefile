@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check bench bench-webhooks bench-growth clean
+.PHONY: help install demo test fuzz check bench bench-webhooks bench-batch bench-growth clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: demo-install  ## side by side with FastAPI + plain Celery
 
 bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
 	$(BIN)/python bench/webhooks.py
+
+bench-batch: demo-install  ## a file through `headway batch` beside a bare loop, and what a caller waits beside it
+	$(BIN)/python -m bench.batch_file
 
 bench-growth: test-install  ## the store full beside the store empty, on SQLite and PostgreSQL
 	$(BIN)/python bench/growth.py

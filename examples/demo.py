@@ -209,7 +209,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="headway-demo-") as data:
             with RunningHeadway(Path(data), models=MODELS, flower=True) as system:
                 console.print(
-                    f"ready after {time.perf_counter() - began:.1f} s at {system.data_url}, both models loaded"
+                    f"ready after {time.perf_counter() - began:.1f} s at {system.data_url}, the models loaded"
                 )
                 asyncio.run(use(system))
                 show_batches(system.database)

@@ -84,10 +84,18 @@ def await_output(client: Client, id_: str) -> Any:
     """Raises NotSucceeded. A terminal sees how far it is."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        return output_of(client.wait(id_))
+        return _output(client, client.wait(id_))
     for _ in _drawn(client.events(id_), console):
         pass
-    return output_of(client.get(id_))
+    return _output(client, client.get(id_))
+
+
+def _output(client: Client, prediction: Prediction) -> Any:
+    """Raises NotSucceeded, and SettingsError for bytes, which are nothing to print."""
+    output = client.output(prediction.id) if prediction.output_omitted else output_of(prediction)
+    if isinstance(output, bytes):
+        raise SettingsError(f"the output is {len(output)} bytes: GET /v1/predictions/{prediction.id}/output has them")
+    return output.tolist() if hasattr(output, "tolist") else output
 
 
 def watch(client: Client, id_: str) -> Prediction:
@@ -98,7 +106,7 @@ def watch(client: Client, id_: str) -> Prediction:
         console.print(_line(event), soft_wrap=True)
     prediction = client.get(id_)
     if prediction.status == "succeeded":
-        print(dumped(prediction.output), flush=True)
+        print(dumped(_output(client, prediction)), flush=True)
     return prediction
 
 

@@ -47,6 +47,14 @@ DatabaseOption = Annotated[
     str | None,
     typer.Option("--database-url", envvar="HEADWAY_DATABASE_URL", help="sqlite:///path or postgresql://…"),
 ]
+BlobsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--blobs",
+        envvar="HEADWAY_BLOBS",
+        help="Where large inputs and outputs lie: a folder, or a URL like s3://bucket/prefix. The same for every part.",
+    ),
+]
 DataOption = Annotated[Path, typer.Option("--data", envvar="HEADWAY_DATA", help="Where the embedded database lives.")]
 MetricsHostOption = Annotated[
     str, typer.Option("--metrics-host", envvar="HEADWAY_METRICS_HOST", help="The address of /metrics; it asks no key.")
@@ -113,6 +121,7 @@ def up(
     ] = 5555,
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
+    blobs: BlobsOption = None,
     metrics_port: Annotated[
         int,
         typer.Option(
@@ -140,6 +149,7 @@ def up(
         metrics_port=metrics_port,
         redis_url=redis_url or secret(os.environ, "HEADWAY_REDIS_URL", "") or None,
         database_url=database_url or secret(os.environ, "HEADWAY_DATABASE_URL", "") or None,
+        blobs=blobs,
         insecure=insecure,
     )
     raise typer.Exit(run(options))
@@ -154,6 +164,7 @@ def api(
     admin_port: AdminPortOption = 8001,
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
+    blobs: BlobsOption = None,
     insecure: InsecureOption = False,
 ) -> None:
     """The data plane and the control plane."""
@@ -167,6 +178,7 @@ def api(
         host=host,
         port=port,
         admin_port=admin_port,
+        blobs=blobs,
         insecure="1" if insecure else "",
     )
     raise typer.Exit(main(settings))
@@ -181,6 +193,7 @@ def worker(
     models: ModelsOption = Path("models"),
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
+    blobs: BlobsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_port: MetricsPortOption = None,
 ) -> None:
@@ -189,7 +202,7 @@ def worker(
     from workers.inference import main
 
     logs.configure("worker")
-    settings = _settings(redis_url, database_url, models=models)
+    settings = _settings(redis_url, database_url, models=models, blobs=blobs)
     chosen = choose(device, os.environ)[0]
     worker_id = os.environ.get("HEADWAY_WORKER_ID")
     raise typer.Exit(
@@ -202,6 +215,7 @@ def utility(
     *,
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
+    blobs: BlobsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_port: MetricsPortOption = None,
 ) -> None:
@@ -209,7 +223,9 @@ def utility(
     from workers.utility import main
 
     logs.configure("utility")
-    raise typer.Exit(main(_settings(redis_url, database_url), metrics_host=metrics_host, metrics_port=metrics_port))
+    raise typer.Exit(
+        main(_settings(redis_url, database_url, blobs=blobs), metrics_host=metrics_host, metrics_port=metrics_port)
+    )
 
 
 @app.command()

@@ -56,6 +56,7 @@ class Options:
     metrics_port: int  # of the first worker's /metrics, the others follow; 0: free ones
     redis_url: str | None  # None: a Valkey of our own
     database_url: str | None  # None: SQLite in `data`
+    blobs: str | None  # None: a folder in `data`
     insecure: bool
 
 
@@ -113,7 +114,7 @@ class _System:
             "HEADWAY_REDIS_URL": redis_url or "",
             "HEADWAY_DATABASE_URL": database_url,
             "HEADWAY_MODELS": str(options.models.resolve()),
-            "HEADWAY_BLOBS": os.environ.get("HEADWAY_BLOBS") or str(options.data.resolve() / "blobs"),
+            "HEADWAY_BLOBS": options.blobs or str(options.data.resolve() / "blobs"),
             "HEADWAY_HOST": options.host,
             "HEADWAY_PORT": str(self._data_socket.getsockname()[1]),
             "HEADWAY_ADMIN_PORT": str(self._control_socket.getsockname()[1]),

@@ -14,8 +14,8 @@ from batching.policy import UNHURRIED, Pace
 
 #: How long one that somebody waits for is followed by others, probably.
 _LATELY_S = 0.5
-#: Seconds that SQL takes for the claim and the result of an item: SQLite on a slow disk.
-_ITEM_S = 60e-6
+#: Seconds of work around the device for an item: measured, SQLite.
+_ITEM_S = 120e-6
 _FEWEST = 16
 #: The pause after the work around a micro-batch, as a part of it.
 _REST = 1.0

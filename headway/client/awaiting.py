@@ -13,7 +13,7 @@ from headway.client.handle import BatchHandle, Handle
 from headway.client.records import Batch, Event, Prediction, Result
 from headway.client.steps import Came, Give, Lost, Pause, Read, Send, Verb
 from headway.client.upload import Source, Upload
-from headway.client.verbs import Filter, Options, Verbs, output_of
+from headway.client.verbs import Filter, Options, Verbs
 
 T = TypeVar("T")
 
@@ -48,7 +48,8 @@ class AsyncClient:
 
     async def predict(self, model: str, input: Any, *, timeout: float | None = None, **options: Unpack[Options]) -> Any:
         """The output. Raises PredictionFailed and its like, and Timeout after `timeout` seconds."""
-        return output_of(await self._run(self._verbs.predict(model, input, options, timeout)))
+        prediction = await self._run(self._verbs.predict(model, input, options, timeout))
+        return await self._run(self._verbs.output_of(prediction))
 
     async def submit(self, model: str, input: Any, **options: Unpack[Options]) -> "AsyncJob":
         """Accepted, and not lost from then on. With the same `idempotency_key` it is the same prediction."""
@@ -60,6 +61,13 @@ class AsyncClient:
 
     async def get(self, id: str, *, include_input: bool = False) -> Prediction:
         return await self._run(self._verbs.get(id, include_input))
+
+    async def output(self, id: str, *, as_array: bool = False) -> Any:
+        """The output as it is: what JSON has, bytes or a numpy array, which numbers in JSON become by `as_array`.
+
+        Raises ApiError: `not_terminal`, `no_output`, `not_acceptable`.
+        """
+        return await self._run(self._verbs.output(id, as_array))
 
     async def cancel(self, id: str) -> Prediction:
         """`canceled`, or `canceling` until the device is free. Raises ApiError `already_terminal`."""
@@ -181,7 +189,7 @@ class AsyncJob(Handle):
         """The output, once there is one. Raises PredictionFailed and its like, and Timeout after `timeout` seconds."""
         verb = self._client._verbs.wait(self.id, self.prediction, timeout)
         self.prediction = await self._client._run(verb)
-        return output_of(self.prediction)
+        return await self._client._run(self._client._verbs.output_of(self.prediction))
 
     async def refresh(self) -> Prediction:
         self.prediction = await self._client.get(self.id)

@@ -13,7 +13,7 @@ from headway.client.handle import BatchHandle, Handle
 from headway.client.records import Batch, Event, Prediction, Result
 from headway.client.steps import Came, Give, Pause, Read, Send, Verb
 from headway.client.upload import Source, Upload
-from headway.client.verbs import Filter, Options, Verbs, output_of
+from headway.client.verbs import Filter, Options, Verbs
 
 T = TypeVar("T")
 
@@ -46,7 +46,8 @@ class Client:
 
     def predict(self, model: str, input: Any, *, timeout: float | None = None, **options: Unpack[Options]) -> Any:
         """The output. Raises PredictionFailed and its like, and Timeout after `timeout` seconds."""
-        return output_of(self._run(self._verbs.predict(model, input, options, timeout)))
+        prediction = self._run(self._verbs.predict(model, input, options, timeout))
+        return self._run(self._verbs.output_of(prediction))
 
     def submit(self, model: str, input: Any, **options: Unpack[Options]) -> "Job":
         """Accepted, and not lost from then on. With the same `idempotency_key` it is the same prediction."""
@@ -58,6 +59,13 @@ class Client:
 
     def get(self, id: str, *, include_input: bool = False) -> Prediction:
         return self._run(self._verbs.get(id, include_input))
+
+    def output(self, id: str, *, as_array: bool = False) -> Any:
+        """The output as it is: what JSON has, bytes or a numpy array, which numbers in JSON become by `as_array`.
+
+        Raises ApiError: `not_terminal`, `no_output`, `not_acceptable`.
+        """
+        return self._run(self._verbs.output(id, as_array))
 
     def cancel(self, id: str) -> Prediction:
         """`canceled`, or `canceling` until the device is free. Raises ApiError `already_terminal`."""
@@ -166,7 +174,7 @@ class Job(Handle):
         """The output, once there is one. Raises PredictionFailed and its like, and Timeout after `timeout` seconds."""
         verb = self._client._verbs.wait(self.id, self.prediction, timeout)
         self.prediction = self._client._run(verb)
-        return output_of(self.prediction)
+        return self._client._run(self._client._verbs.output_of(self.prediction))
 
     def refresh(self) -> Prediction:
         self.prediction = self._client.get(self.id)

@@ -51,6 +51,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     input: Any = None  # if it was asked for
     output: Any = None
+    output_omitted: bool = False  # it is too large, or no JSON: `Client.output` has it
     error: Failure | None = None
     attempt: int = 0
     max_attempts: int | None = None

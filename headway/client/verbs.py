@@ -19,10 +19,12 @@ from headway.client.errors import Timeout, not_succeeded
 from headway.client.records import ENDED, KINDS, Event, Page, Prediction, Transition
 from headway.client.steps import Answer, Give, Lost, Pause, Read, Send, Verb
 from headway.client.stream import Message, Parser
+from headway.errors import InputRefused
 
 #: A long-poll is held so long; shorter than what proxies cut.
 _LONGEST_WAIT_S = 30
 _SILENCE_S = 20.0
+_JSON, _BYTES, _NPY = "application/json", "application/octet-stream", "application/x-npy"
 #: A stream of events says something every 15 s.
 _STREAM_SILENCE_S = 45.0
 
@@ -40,6 +42,7 @@ class Options(TypedDict, total=False):
     webhook_events: Sequence[Literal["started", "completed"]] | None
     metadata: dict[str, str] | None
     idempotency_key: str | None  # a fresh UUID if nobody says
+    content_type: str | None  # of an input that is sent as it is: bytes, or an array as application/x-npy
 
 
 class Filter(TypedDict, total=False):
@@ -65,6 +68,29 @@ class Verbs(Asking):
     def wait(self, id_: str, known: Prediction | None, timeout_s: float | None) -> Verb[Prediction]:
         """Ends with a prediction that has ended, in whatever way. Raises Timeout."""
         return self._ended(id_, known, self._deadline(timeout_s))
+
+    def output(self, id_: str, as_array: bool = False) -> Verb[Any]:
+        """The output of one that has succeeded: what JSON has, bytes, or a numpy array. Raises ApiError."""
+        headers = {"accept": _NPY} if as_array else {}
+        send = Send(method="GET", path=f"{_path(id_)}/output", headers=headers)
+        answer = yield from self._ask(send, self._clock() + self._timeout_s)
+        match answer.headers.get("content-type", "").partition(";")[0]:
+            case "application/json":
+                return decoded(answer, object)
+            case "application/x-npy":
+                from headway import npy
+
+                try:
+                    return npy.load(answer.body)
+                except InputRefused as error:
+                    raise foreign(answer.status, error) from error
+        return answer.body
+
+    def output_of(self, prediction: Prediction) -> Verb[Any]:
+        """Of a prediction that has ended, wherever its output lies. Raises NotSucceeded."""
+        if prediction.status == "succeeded" and prediction.output_omitted:
+            return (yield from self.output(prediction.id))
+        return output_of(prediction)
 
     def get(self, id_: str, include_input: bool = False) -> Verb[Prediction]:
         return self._read(id_, self._clock() + self._timeout_s, query={"include": "input"} if include_input else {})
@@ -115,12 +141,17 @@ class Verbs(Asking):
     ) -> Verb[Prediction]:
         fields = {name: value for name, value in options.items() if value is not None}
         key = str(fields.pop("idempotency_key", uuid.uuid4()))
-        headers = {"content-type": "application/json", "idempotency-key": quoted(key), **_prefer(wait_s)}
+        content_type = str(fields.pop("content_type", _BYTES if isinstance(input_, bytes) else _JSON))
+        headers = {"content-type": content_type, "idempotency-key": quoted(key), **_prefer(wait_s)}
         # Encoded once: a server knows a submission again by its bytes.
-        body = encoded({"input": input_, **fields})
+        if content_type == _JSON:
+            body, query = encoded({"input": input_, **fields}), {}
+        else:
+            body, query = _raw(input_, content_type), {name: _in_query(value) for name, value in fields.items()}
         send = Send(
             method="POST",
             path=f"/v1/models/{quote(model, safe='')}/predictions",
+            query=query,
             headers=headers,
             body=body,
             silence_s=_SILENCE_S + wait_s,
@@ -160,6 +191,28 @@ def output_of(prediction: Prediction) -> Any:
     if prediction.status != "succeeded":
         raise not_succeeded(prediction)
     return prediction.output
+
+
+def _raw(input_: Any, content_type: str) -> bytes:
+    """Raises TypeError for what is neither bytes nor, as application/x-npy, an array of numbers."""
+    if isinstance(input_, bytes | bytearray | memoryview):
+        return bytes(input_)
+    if content_type != _NPY:
+        raise TypeError(f"a {type(input_).__name__} cannot be sent as {content_type}: that takes bytes")
+    import numpy as np
+
+    from headway import npy
+
+    array = np.asarray(input_)
+    if not npy.storable(array):
+        raise TypeError(f"a {type(input_).__name__} of {array.dtype} cannot be sent as {content_type}")
+    return npy.dump(array)
+
+
+def _in_query(value: Any) -> str:
+    if isinstance(value, dict):
+        return encoded(value).decode()
+    return str(value) if isinstance(value, str) or not isinstance(value, Sequence) else ",".join(value)
 
 
 def _path(id_: str) -> str:

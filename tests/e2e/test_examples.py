@@ -1,5 +1,6 @@
 """The real examples on the real system: one `headway up` with both models serves all of these tests."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from examples import train_digits
 from headway.running import RunningHeadway
@@ -78,6 +80,25 @@ def test_what_is_no_text_fails_alone_and_its_mates_succeed(client: httpx.Client)
     ended = [client.get(f"/v1/predictions/{id_}", headers={"Prefer": "wait=60"}).json() for id_ in ids]
     assert [each["status"] for each in ended] == ["succeeded", "failed", "succeeded", "failed", "failed"]
     assert {each["error"]["code"] for each in ended if each["error"]} == {"invalid_input"}
+
+
+def test_a_photo_of_a_digit_is_read_and_what_is_none_fails_alone(client: httpx.Client) -> None:
+    images, labels = train_digits.held_out()
+
+    def photo(image: Any) -> bytes:
+        file = io.BytesIO()
+        paper = 255 - np.kron(image * (255 / 16), np.ones((40, 40)))
+        Image.fromarray(paper.astype(np.uint8)).save(file, "JPEG")
+        return file.getvalue()
+
+    def read(body: bytes) -> Any:
+        headers = {"content-type": "image/jpeg", "prefer": "wait=60"}
+        return client.post("/v1/models/photo/predictions", content=body, headers=headers).json()
+
+    found = [read(photo(image))["output"]["digit"] for image in images[:40]]
+    assert np.mean(np.array(found) == labels[:40]) >= 0.9
+    broken = read(photo(images[0])[:100])
+    assert (broken["status"], broken["error"]["code"]) == ("failed", "invalid_input")
 
 
 def test_submit_and_poll_prints_an_answer_for_each_input(system: RunningHeadway) -> None:

@@ -30,6 +30,7 @@ def options(tmp_path: Path) -> Options:
         metrics_port=0,
         redis_url=None,
         database_url=None,
+        blobs=None,
         insecure=False,
     )
 

@@ -29,9 +29,11 @@ from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
 from headway.notices import Ended
 from headway.reports import Report
+from headway.settings import Settings
 from headway.testing import new_prediction, wait_until
 from headway.types import Outcome
 from launch.embedded import EmbeddedValkey
+from storage.blobs import Blobs
 from storage.engine import Database
 from storage.migrate import upgrade
 from storage.models import Models
@@ -203,6 +205,7 @@ class Stack:
             self.database = Database.open(database_url)
             opened.callback(self.database.close)
             register_models(self.database)
+            self.blobs = Blobs(Settings.from_environ({"HEADWAY_DATABASE_URL": database_url}).blobs)
             self.worker = PlayedWorker(self.database, self.valkey.url)
             opened.callback(self.worker.close)
             self.api = Api(database_url, self.valkey.url, **environ)

@@ -151,10 +151,13 @@ def test_a_client_who_sends_all_of_a_body_that_is_too_large_can_read_why_it_was_
     body = b"x" * 20_000_000
     with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
         connection.sendall(raw_post(ECHO, b"", len(body)))
-        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+        refused = b""
+        while not refused.endswith(b"}"):
+            refused += connection.recv(65536)
+        assert refused.startswith(b"HTTP/1.1 413 ")
         connection.sendall(body)
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize(
