@@ -52,7 +52,9 @@ class Ledger:
     def __init__(self, path: Path, file: File, request: Mapping[str, str]) -> None:
         """Raises SettingsError where another batch is noted there."""
         self.path = path
-        self._noted = _read(path) or _Noted(file, dict(request), str(uuid.uuid4()))
+        found = _read(path)
+        self.new = found is None  # begun by this process
+        self._noted = found or _Noted(file, dict(request), str(uuid.uuid4()))
         anew = f"remove {path} and the results to begin anew, or name another --output"
         if self._noted.file != file:
             raise SettingsError(f"the file is not what it was when this batch was begun: {anew}")
@@ -77,6 +79,10 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self.path)
+
+    def forget(self) -> None:
+        """It was refused, and so was never begun."""
+        self.path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> _Noted | None:

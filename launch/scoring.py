@@ -70,6 +70,9 @@ class _Scoring:
         except ApiError as error:
             if error.code in _FORGOTTEN:
                 raise SettingsError(f"{error}: remove {self._ledger.path} and the results to begin anew") from error
+            if self._ledger.new and self._ledger.batch_id is None and error.status not in PASSING:
+                self._ledger.forget()
+                self._target.unlink()
             raise
         print(f"{self._target}: {summary(ended)}")
         if ended.status == "failed":

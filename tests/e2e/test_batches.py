@@ -220,3 +220,44 @@ def test_the_command_goes_on_after_whatever_ended_it(headway: RunningHeadway, tm
     assert len(httpx.get(f"{headway.data_url}/v1/batches").json()["data"]) == 1
     assert begun().wait(60) == 3  # and again: nothing is left to do
     assert results.read_bytes().count(b"\n") == LINES
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("headway", ["sqlite"], indirect=True)
+def test_the_command_reads_a_pipe_says_what_is_wrong_and_stops_at_once(headway: RunningHeadway, tmp_path: Path) -> None:
+    environ = {**os.environ, "HEADWAY_URL": headway.data_url}
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "launch", "batch"]
+
+    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str]:
+        """(exit code, what it said at last)"""
+        words = [*command, *arguments]
+        done = subprocess.run(words, cwd=ROOT, env=environ, input=stdin, capture_output=True, timeout=60, check=False)
+        return done.returncode, (done.stdout or done.stderr).decode()
+
+    to = ("--output", str(output))
+    assert run("-", "--model", "double")[0] == 2
+    code, said = run("-", "--model", "nobody", *to, stdin=file_of(2))
+    assert (code, "model_not_found" in said, list(tmp_path.glob("out*"))) == (2, True, [])
+    code, said = run("-", "--model", "double", *to, stdin=file_of(2))
+    assert (code, "2 lines, 2 succeeded" in said) == (0, True)
+    assert run("-", "--model", "double", *to, stdin=file_of(2))[0] == 0
+    code, said = run("-", "--model", "double", *to, stdin=file_of(3))
+    assert (code, "not what it was" in said) == (2, True)
+    assert [json.loads(line)["output"] for line in output.read_bytes().splitlines()] == [2, 4]
+
+    file = tmp_path / "in.ndjson"
+    file.write_bytes(file_of(LINES))
+    words = [*command, str(file), "--model", "double"]
+    with subprocess.Popen(words, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as begun:
+        assert begun.stderr is not None
+        id_ = begun.stderr.readline().split()[-1]
+        begun.send_signal(signal.SIGINT)
+        said = begun.stderr.read()
+    assert (begun.returncode, f"headway cancel {id_}" in said) == (130, True)
+    cancel = [sys.executable, "-m", "launch", "cancel", id_]
+    assert subprocess.run(cancel, cwd=ROOT, env=environ, capture_output=True, timeout=60, check=True).stdout
+    code, said = run(str(file), "--model", "double")
+    assert (code, " canceled" in said) == (3, True)
+    results = tmp_path / "in.results.ndjson"
+    assert [json.loads(line)["line"] for line in results.read_bytes().splitlines()] == list(range(1, LINES + 1))
