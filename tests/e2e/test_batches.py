@@ -19,7 +19,7 @@ from tests.receiver import Receiver
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
 
-LINES = 12_000
+LINES = 8_000
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: Its outputs tell the line; some lines fail.
