@@ -50,6 +50,7 @@ class Finisher:
         self._settled: deque[Settled] = deque()
         self._bulk: deque[Settled] = deque()
         self._closing = False
+        self._taken = False  # what was taken out of the queues is not written yet
         self._writing_bulk = False
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
@@ -59,7 +60,8 @@ class Finisher:
         """Blocks while SQL is too far behind. `at_once`: write it here and now, if nothing else is being written."""
         with self._changed:
             waiting = self._queue_for(settled)
-            here = at_once and waiting is self._settled and not waiting and self._writing.acquire(blocking=False)
+            free = not self._taken and not waiting and waiting is self._settled
+            here = at_once and free and self._writing.acquire(blocking=False)
         if here:
             try:
                 self._write([settled])
@@ -100,12 +102,11 @@ class Finisher:
                 if not self._settled and not self._bulk:
                     return
                 group = self._take(bulk_next)
+                self._taken, self._writing_bulk = True, group[0].bulk
                 self._changed.notify_all()
             bulk_next = not group[0].bulk  # in turn, so that nobody is passed over for ever
-            self._writing_bulk = group[0].bulk
             with self._writing:
-                self._write(group)
-            self._writing_bulk = False
+                self._write(group, taken=True)
 
     def _take(self, bulk_next: bool) -> list[Settled]:
         """All that waits, or of batches' items, which come when it is their turn or nothing else does, only so many."""
@@ -119,9 +120,12 @@ class Finisher:
             group.append(self._bulk.popleft())
         return group
 
-    def _write(self, group: list[Settled]) -> None:
+    def _write(self, group: list[Settled], *, taken: bool = False) -> None:
+        """`taken`: out of the queues."""
         parts = [part for settled in group for part in settled.parts]
         ended = persist(lambda: self._predictions.finish(parts))
+        if taken:  # said before anybody is told that it is done: who is woken by that asks whether something waits
+            self._taken = self._writing_bulk = False
         unheard = {id_ for settled in group for id_ in settled.unheard}
         self._publisher.ended({id_: one for id_, one in ended.items() if id_ not in unheard} if unheard else ended)
         for settled in group:

@@ -538,7 +538,8 @@ class Runner:
             self._on_ended(ended, ids)
             if bulk and taken_at is not None:
                 self._yielding.ended(taken_at, max(one.predict_us for one in outcomes) / 1e6)
-                self._window.wake()
+            if bulk:
+                self._window.wake()  # the next may have waited for this one
 
         with self._settling:  # whoever settles the last of a claim must also come last to the finisher
             parts = [
