@@ -85,6 +85,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     aliases: dict[str, str] = {}  # alias → version
     entry: str | None = None  # "package.module:Class"
     instances: int = 1  # device processes per device
+    memory_bytes: int | None = None  # what an instance takes on its device; None: as it was measured
+    devices: tuple[str, ...] = ()  # where it may be loaded: cuda:0, or cuda for every one of them; empty: anywhere
     fetch: Fetch | None = None  # None: `{"url": …}` is JSON like any other
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
     config: dict[str, Any] = {}  # all of model.toml, for the model itself
@@ -100,6 +102,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     framework: str | None = None
     sha256: str = ""  # of the model file
     error: str | None = None
+    wanted: bool = True  # by the policy or an alias; the others are loaded when somebody asks for them
 
 
 def read(model_folder: Path) -> Manifest:
@@ -125,6 +128,7 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
     _refuse_unknown("", config, _SECTIONS)
     model = _section(config, "model", _ModelSection)
     inputs, outputs = _tensors(config, "inputs"), _tensors(config, "outputs")
+    resources = _section(config, "resources", _ResourcesSection)
     batching = _section(config, "batching", Batching)
     if "size" not in config.get("batching", {}):
         batching = msgspec.structs.replace(batching, size=_default_size(inputs))
@@ -138,7 +142,9 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
         policy=_policy(_section(config, "versions", _VersionsSection).policy),
         aliases=_aliases(config.get("aliases", {})),
         entry=model.entry,
-        instances=_section(config, "resources", _ResourcesSection).instances,
+        instances=resources.instances,
+        memory_bytes=_memory(resources.memory),
+        devices=_devices(resources.devices),
         fetch=Fetch(max_bytes=model.fetch_max_bytes, timeout_s=model.fetch_timeout_s) if model.fetch_urls else None,
         example=model.example,
         config=config,
@@ -170,6 +176,8 @@ class _VersionsSection(msgspec.Struct):
 
 class _ResourcesSection(msgspec.Struct):
     instances: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    memory: int | str | None = None
+    devices: list[str] = []
 
 
 def _section(config: Mapping[str, Any], name: str, kind: type[S]) -> S:
@@ -199,6 +207,49 @@ def _refuse_unknown(where: str, raw: Mapping[str, Any], known: Iterable[str]) ->
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ManifestError(f"{where}{key!r} is not a known key; {hint}")
+
+
+def _memory(raw: int | str | None) -> int | None:
+    if raw is None:
+        return None
+    try:
+        return bytes_of(str(raw))
+    except ValueError as error:
+        raise ManifestError(f"[resources] memory {error}") from error
+
+
+_SIZE = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?) *(?P<unit>[KMGT]i?B|B)?")
+_POWERS = "BKMGT"
+
+
+def bytes_of(text: str) -> int:
+    """Of a size like 6GiB, 512MB or 1000000. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not (
+        size := int(
+            float(found["number"])
+            * (1024 if "i" in (found["unit"] or "") else 1000) ** _POWERS.index((found["unit"] or "B")[0])
+        )
+    ):
+        raise ValueError(f"is {text[:80]!r}, and should be a size like 6GiB, 512MB or a number of bytes")
+    return size
+
+
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+
+
+def _devices(raw: list[str]) -> tuple[str, ...]:
+    for device in raw:
+        if not _DEVICE.fullmatch(device):
+            raise ManifestError(
+                f"[resources] devices: {device!r} is none; there are cpu, mps, cuda and cuda:0, cuda:1, …"
+            )
+    return tuple(raw)
+
+
+def fits(manifest: Manifest, device: str) -> bool:
+    """Whether it may be loaded on a device such as cuda:1."""
+    return not manifest.devices or device in manifest.devices or device.partition(":")[0] in manifest.devices
 
 
 def _tensors(config: Mapping[str, Any], section: str) -> dict[str, Tensor]:
@@ -259,7 +310,7 @@ NAME_RULE = "lower-case letters, digits, and . _ - after the first character, at
 
 
 def scan(models: Path) -> list[Found]:
-    """Every version that should be served, by name and number. Raises ManifestError only if `models` is no folder."""
+    """Every version there is, by name and number. Raises ManifestError only if `models` is no folder."""
     try:
         folders = sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
     except OSError as error:
@@ -268,7 +319,7 @@ def scan(models: Path) -> list[Found]:
 
 
 def scan_model(folder: Path) -> list[Found]:
-    """The versions of one model that should be served; whatever is wrong is in there as `error`."""
+    """The versions of one model; whatever is wrong is in there as `error`."""
     model = folder.name
 
     def broken(version: str, reason: str) -> Found:
@@ -284,12 +335,13 @@ def scan_model(folder: Path) -> list[Found]:
             manifest = read(folder)
         except ManifestError as error:
             return [broken(versions[-1], str(error))]
-        return [
-            _found(folder, version, manifest)
-            if version in versions
-            else broken(version, f"model.toml names version {version}, and {folder} has no such folder")
-            for version in _served(manifest, versions)
+        wanted = _wanted(manifest, versions)
+        missing = [
+            broken(version, f"model.toml names version {version}, and {folder} has no such folder")
+            for version in wanted
+            if version not in versions
         ]
+        return missing + [_found(folder, version, manifest, version in wanted) for version in versions]
     except OSError as error:
         return [broken("", f"{folder} cannot be read: {error.strerror}")]
 
@@ -306,15 +358,14 @@ def _age(version: Path) -> tuple[bool, int, str]:
     return number, int(version.name) if number else version.stat().st_mtime_ns, version.name
 
 
-def _served(manifest: Manifest, versions: list[str]) -> list[str]:
+def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
     """The versions the policy asks for, and those that aliases point to."""
     policy = manifest.policy
     wanted = versions[-1:] if policy == "latest" else versions if policy == "all" else list(policy)
-    wanted = list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
-    return sorted(wanted, key=lambda version: versions.index(version) if version in versions else -1)
+    return list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
 
 
-def _found(folder: Path, version: str, manifest: Manifest) -> Found:
+def _found(folder: Path, version: str, manifest: Manifest, wanted: bool) -> Found:
     path = folder / version
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
@@ -322,7 +373,7 @@ def _found(folder: Path, version: str, manifest: Manifest) -> Found:
         files = [file]
     else:
         reason = f"no {', '.join(ARTIFACTS)} in {path}"
-        return Found(model=folder.name, version=version, path=path, manifest=manifest, error=reason)
+        return Found(model=folder.name, version=version, path=path, manifest=manifest, error=reason, wanted=wanted)
     return Found(
         model=folder.name,
         version=version,
@@ -330,6 +381,7 @@ def _found(folder: Path, version: str, manifest: Manifest) -> Found:
         manifest=manifest,
         framework="python" if manifest.entry is not None else ARTIFACTS[files[0].name],
         sha256=_digest(files),
+        wanted=wanted,
     )
 
 

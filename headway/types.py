@@ -38,6 +38,7 @@ class NewPrediction:
     idempotency_key: str | None = None
     idempotency_digest: str | None = None  # of what was asked, with a key only
     traceparent: str | None = None  # the caller's (W3C Trace Context), passed on to webhooks
+    shadow_of: str | None = None  # the prediction that this is a copy of, for another version; nobody is told of it
     body: bytes  # the input as it was received; empty where it lies in the blob store
     content_type: str | None = None  # its media type; None: JSON
     blob_bytes: int | None = None  # its length in the blob store
@@ -76,6 +77,7 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     custom_id: str | None = None  # what its line in the batch's file is called there
     output_type: str | None = None  # its media type; None: JSON
     output_bytes: int | None = None  # where it lies in the blob store, and `output` is None
+    shadow_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

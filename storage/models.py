@@ -7,10 +7,11 @@ import msgspec
 from sqlalchemy import Connection
 
 from headway.manifest import Found, Manifest
-from headway.registry import Placement, State, Version, effective
+from headway.registry import Placement, State, Stats, Version, Wish, effective
 from storage.engine import Database
 
 _manifest = msgspec.json.Decoder(Manifest)
+_stats = msgspec.json.Decoder(Stats)
 
 
 class Models:
@@ -53,8 +54,9 @@ class Models:
         state: State,
         reason: str | None = None,
         memory_bytes: int | None = None,
+        instances: int = 1,
     ) -> None:
-        """What a worker says of a version on its device."""
+        """What a worker says of a version on its device. `memory_bytes`: of all instances."""
 
         def write(connection: Connection) -> None:
             self._database.run(
@@ -70,7 +72,8 @@ class Models:
                 memory_bytes=memory_bytes,
             )
             if state == "ready":
-                self._database.run(connection, "loaded_version", model=model, version=version)
+                one = None if memory_bytes is None else memory_bytes // instances
+                self._database.run(connection, "loaded_version", model=model, version=version, memory_bytes=one)
 
         self._write(write)
 
@@ -84,6 +87,16 @@ class Models:
             )
 
         self._write(write)
+
+    def wish(self, model: str, version: str, wish: Wish | None) -> bool:
+        """An operator's word. False: there is no such version."""
+
+        def once() -> bool:
+            with self._database.write() as connection:
+                changed = self._database.run(connection, "wish", model=model, version=version, wish=wish)
+            return bool(changed.rowcount)
+
+        return self._database.retrying(once)
 
     def all(self) -> list[Version]:
         """By model, oldest first, with their placements on live workers."""
@@ -115,6 +128,7 @@ def _placement(
     memory_bytes: int | None,
     ended: int,
     rate: float,
+    stats: str | None,
 ) -> Placement:
     return Placement(
         worker_id=worker_id,
@@ -125,6 +139,7 @@ def _placement(
         memory_bytes=memory_bytes,
         ended=ended,
         rate=rate,
+        stats=Stats() if stats is None else _stats.decode(stats),
     )
 
 
@@ -138,6 +153,8 @@ def _version(
     error: str | None,
     created_at: int,
     loaded_at: int | None,
+    memory_bytes: int | None,
+    wish: Wish | None,
     *,
     placements: list[Placement],
 ) -> Version:
@@ -153,5 +170,7 @@ def _version(
         manifest=_manifest.decode(manifest),
         created_at=created_at,
         loaded_at=loaded_at,
+        memory_bytes=memory_bytes,
+        wish=wish,
         placements=placements,
     )

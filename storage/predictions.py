@@ -144,7 +144,7 @@ class Predictions:
                     expires_at = None if row.queue_timeout_us is None else n + row.queue_timeout_us
                     values += (row.size, row.shape, row.max_attempts, _json(row.metadata), expires_at)
                     values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
-                    values += (row.idempotency_key, row.idempotency_digest, row.traceparent)
+                    values += (row.idempotency_key, row.idempotency_digest, row.traceparent, row.shadow_of)
                 bodies = [value for row in rows[part] for value in (row.id, row.body, row.content_type, row.blob_bytes)]
                 count = part.stop - part.start
                 result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
@@ -177,6 +177,7 @@ class Predictions:
                 "traceparent": row.traceparent,
                 "content_type": row.content_type,
                 "blob_bytes": row.blob_bytes,
+                "shadow_of": row.shadow_of,
             }
             for row in rows
         ]

@@ -92,7 +92,7 @@ def prediction_of(row: Sequence[Any]) -> Prediction:
     (id_, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, *rest) = row
     (max_attempts, claim, metadata, output, code, message, created, started, completed, expires, *rest) = rest
     predict_us, batch_size, told, progress, *rest = rest
-    log, deleted_at, batch_id, custom_id, output_type, output_bytes = rest or (None,) * 6
+    log, deleted_at, batch_id, custom_id, output_type, output_bytes, *rest = rest or (None,) * 6
     return Prediction(
         id=id_,
         tenant_id=tenant_id,
@@ -124,4 +124,5 @@ def prediction_of(row: Sequence[Any]) -> Prediction:
         custom_id=custom_id,
         output_type=output_type,
         output_bytes=output_bytes,
+        shadow_of=rest[0] if rest else None,
     )

@@ -5,12 +5,14 @@ by whoever watches the beats on a clock of their own, so no clock is compared wi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from headway.registry import Device, DeviceStats, Stats
 from storage.engine import Database
 
+_stats = msgspec.json.Decoder(DeviceStats)
 _uuids = msgspec.json.Decoder(list[str])
 
 
@@ -22,6 +24,7 @@ class Served:
     version: str
     ended: int  # predictions
     rate: float  # per second, lately
+    stats: Stats = field(default_factory=Stats)
 
 
 class Workers:
@@ -37,7 +40,7 @@ class Workers:
 
         self._database.retrying(once)
 
-    def beat(self, worker_id: str, served: Sequence[Served] = ()) -> bool:
+    def beat(self, worker_id: str, served: Sequence[Served] = (), device: DeviceStats | None = None) -> bool:
         """False: it is not live any more and must exit."""
 
         def once() -> bool:
@@ -52,7 +55,11 @@ class Workers:
                         version=one.version,
                         ended=one.ended,
                         rate=one.rate,
+                        stats=msgspec.json.encode(one.stats).decode(),
                     )
+                if live and device is not None:
+                    stats = msgspec.json.encode(device).decode()
+                    self._database.run(connection, "device_stats", id=worker_id, stats=stats)
             return live
 
         return self._database.retrying(once)
@@ -63,6 +70,25 @@ class Workers:
         def once() -> dict[str, int]:
             with self._database.read() as connection:
                 return {row[0]: row[1] for row in self._database.run(connection, "beats")}
+
+        return self._database.retrying(once)
+
+    def devices(self) -> list[Device]:
+        """Of the live ones, by host and device."""
+
+        def once() -> list[Device]:
+            with self._database.read() as connection:
+                rows = self._database.run(connection, "devices").all()
+            return [
+                Device(
+                    worker_id=id_,
+                    device=device,
+                    host=host,
+                    started_at=started_at,
+                    stats=DeviceStats() if stats is None else _stats.decode(stats),
+                )
+                for id_, device, host, started_at, stats in rows
+            ]
 
         return self._database.retrying(once)
 

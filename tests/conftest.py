@@ -23,6 +23,9 @@ from launch.embedded import EmbeddedValkey
 from storage.engine import Database
 from storage.migrate import upgrade
 
+# A shell that starts the suite in the background ignores it, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:

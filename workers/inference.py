@@ -104,7 +104,7 @@ def main(
 
     for found in scan(settings.models):
         register(models, worker_id, device, found)
-        if found.manifest is None or found.error is not None:
+        if found.manifest is None or found.error is not None or not found.wanted:
             continue
         servings.append(
             Serving(

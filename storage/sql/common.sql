@@ -8,9 +8,15 @@ ON CONFLICT (id) DO NOTHING;
 -- A dead worker cannot come back: no row changes, and the worker exits.
 UPDATE workers SET beat = beat + 1 WHERE id = :id AND state = 'live';
 
+-- device_stats
+UPDATE workers SET stats = :stats WHERE id = :id;
+
+-- devices
+SELECT id, device, host, started_at, stats FROM workers WHERE state = 'live' ORDER BY host, device, id;
+
 -- served
 -- What a worker has done so far with one model version.
-UPDATE placements SET ended = :ended, rate = :rate WHERE worker_id = :worker_id AND model = :model AND version = :version;
+UPDATE placements SET ended = :ended, rate = :rate, stats = :stats WHERE worker_id = :worker_id AND model = :model AND version = :version;
 
 -- beats
 -- How often each live worker has beaten.
@@ -47,6 +53,8 @@ ON CONFLICT (model, version) DO UPDATE SET
         THEN versions.framework ELSE excluded.framework END,
     manifest = CASE WHEN versions.sha256 = excluded.sha256 AND versions.declared = excluded.declared
         THEN versions.manifest ELSE excluded.manifest END,
+    loaded_at = CASE WHEN versions.sha256 = excluded.sha256 THEN versions.loaded_at END,
+    memory_bytes = CASE WHEN versions.sha256 = excluded.sha256 THEN versions.memory_bytes END,
     sha256 = excluded.sha256,
     declared = excluded.declared,
     error = excluded.error;
@@ -67,19 +75,41 @@ ON CONFLICT (worker_id, model, version) DO UPDATE SET
     memory_bytes = excluded.memory_bytes;
 
 -- loaded_version
--- When any worker last made it ready.
-UPDATE versions SET loaded_at = :now WHERE model = :model AND version = :version;
+-- When any worker last made it ready, and what an instance took.
+UPDATE versions SET loaded_at = :now, memory_bytes = coalesce(:memory_bytes, memory_bytes) WHERE model = :model AND version = :version;
 
 -- all_versions
-SELECT model, version, path, sha256, framework, manifest, error, created_at, loaded_at FROM versions
+SELECT model, version, path, sha256, framework, manifest, error, created_at, loaded_at, memory_bytes, wish FROM versions
 ORDER BY model, created_at, version;
 
 -- all_placements
 -- A placement counts while its worker lives.
-SELECT p.model, p.version, p.worker_id, p.device, p.state, p.reason, p.loaded_at, p.memory_bytes, p.ended, p.rate
+SELECT p.model, p.version, p.worker_id, p.device, p.state, p.reason, p.loaded_at, p.memory_bytes, p.ended, p.rate, p.stats
 FROM placements p JOIN workers w ON w.id = p.worker_id
 WHERE w.state = 'live'
 ORDER BY p.model, p.version, p.worker_id;
+
+-- wish
+-- What an operator wants of a version; null: as the policy has it.
+UPDATE versions SET wish = :wish WHERE model = :model AND version = :version;
+
+-- all_routes
+SELECT model, traffic, paused FROM routes;
+
+-- all_aliases
+SELECT model, alias, version FROM aliases;
+
+-- point_alias
+INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
+ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version;
+
+-- split_traffic
+INSERT INTO routes (model, traffic) VALUES (:model, :traffic)
+ON CONFLICT (model) DO UPDATE SET traffic = excluded.traffic;
+
+-- pause
+INSERT INTO routes (model, paused) VALUES (:model, :paused)
+ON CONFLICT (model) DO UPDATE SET paused = excluded.paused;
 
 -- read_input
 SELECT i.body, i.content_type, i.blob_bytes FROM predictions p JOIN inputs i ON i.id = p.id WHERE p.id = :id AND p.tenant_id = :tenant_id;

@@ -7,20 +7,20 @@ WITH r AS MATERIALIZED (
         json_to_recordset(:rows::json) AS (id uuid, tenant_id text, model text, version text, alias text, line text,
             priority smallint, size bigint, shape text, max_attempts integer, metadata text, queue_timeout_us bigint,
             execution_timeout_us bigint, webhook text, webhook_events smallint, idempotency_key text,
-            idempotency_digest text, traceparent text, content_type text, blob_bytes bigint),
+            idempotency_digest text, traceparent text, content_type text, blob_bytes bigint, shadow_of uuid),
         unnest(:bodies::bytea[])) WITH ORDINALITY
     AS r (id, tenant_id, model, version, alias, line, priority, size, shape, max_attempts, metadata, queue_timeout_us,
         execution_timeout_us, webhook, webhook_events, idempotency_key, idempotency_digest, traceparent,
-        content_type, blob_bytes, body, n)),
+        content_type, blob_bytes, shadow_of, body, n)),
 i AS (
     INSERT INTO inputs (id, body, content_type, blob_bytes) SELECT id, body, content_type, blob_bytes FROM r ORDER BY id
     ON CONFLICT (id) DO NOTHING)
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
     max_attempts, metadata, expires_at, queue_timeout_us, execution_timeout_us, webhook, webhook_events,
-    idempotency_key, idempotency_digest, traceparent)
+    idempotency_key, idempotency_digest, traceparent, shadow_of)
 SELECT id, tenant_id, model, version, alias, line, :now + n, :now + n, priority, size, shape, max_attempts, metadata,
     :now + n + queue_timeout_us, queue_timeout_us, execution_timeout_us, webhook, webhook_events, idempotency_key,
-    idempotency_digest, traceparent
+    idempotency_digest, traceparent, shadow_of
 FROM r ORDER BY tenant_id, idempotency_key, id
 ON CONFLICT DO NOTHING
 RETURNING id::text, position;
@@ -207,7 +207,7 @@ SELECT id::text FROM predictions WHERE id = ANY(:ids::uuid[]) AND deleted_at IS 
 SELECT id::text, tenant_id, model, version, alias, line, position, priority, status, revision, attempt, max_attempts,
     claim::text, metadata, CASE WHEN :outputs THEN output END, error_code, error_message, created_at, started_at,
     completed_at, expires_at, predict_us, batch_size, CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log,
-    deleted_at, batch_id::text, custom_id, output_type, output_bytes
+    deleted_at, batch_id::text, custom_id, output_type, output_bytes, shadow_of::text
 FROM predictions WHERE id = ANY(:ids::uuid[]);
 
 -- oldest_queued

@@ -3,8 +3,8 @@
 -- an idempotency key belongs to the row that came with it first.
 INSERT INTO predictions (id, tenant_id, model, version, alias, line, position, created_at, priority, size, shape,
     max_attempts, metadata, expires_at, queue_timeout_us, execution_timeout_us, webhook, webhook_events,
-    idempotency_key, idempotency_digest, traceparent)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    idempotency_key, idempotency_digest, traceparent, shadow_of)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- insert_inputs
@@ -177,7 +177,7 @@ SELECT json_group_array(json_array(id, tenant_id, model, version, alias, line, p
     attempt, max_attempts, claim, metadata, CASE WHEN :outputs AND output IS NOT NULL THEN hex(output) END,
     error_code, error_message, created_at, started_at, completed_at, expires_at, predict_us, batch_size,
     CASE WHEN webhook IS NULL THEN 0 ELSE coalesce(webhook_status, 1) END, progress, log, deleted_at,
-    batch_id, custom_id, output_type, output_bytes))
+    batch_id, custom_id, output_type, output_bytes, shadow_of))
 FROM predictions WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- oldest_queued

@@ -73,6 +73,7 @@ def test_a_version_is_ready_where_a_live_worker_has_it(store: Any) -> None:
         manifest=FOUND.manifest or Manifest(),
         created_at=version.created_at,
         loaded_at=version.loaded_at,
+        memory_bytes=5,
         placements=[
             Placement(
                 worker_id="w1",

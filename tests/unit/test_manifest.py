@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headway.errors import ManifestError
-from headway.manifest import Manifest, Tensor, parse, read, scan, with_signature
+from headway.manifest import Manifest, Tensor, fits, parse, read, scan, with_signature
 
 
 def put(folder: Path, **files: str) -> Path:
@@ -40,6 +40,8 @@ policy = [1, "v2"]
 stable = 1
 [resources]
 instances = 2
+memory = "1.5GiB"
+devices = ["cuda", "cpu"]
 [config]
 trained = 2024-05-01
 """
@@ -53,6 +55,8 @@ def test_every_key_is_read_and_the_manifest_survives_json(tmp_path: Path) -> Non
     assert manifest.outputs == {"y": Tensor("int64", ())}
     assert (manifest.policy, manifest.aliases) == (["1", "v2"], {"stable": "1"})
     assert (manifest.entry, manifest.instances, manifest.example) == ("pkg.mod:Net", 2, {"x": [1.0, 2.0]})
+    assert (manifest.memory_bytes, manifest.devices) == (3 << 29, ("cuda", "cpu"))
+    assert [fits(manifest, device) for device in ("cuda:3", "cpu", "mps")] == [True, True, False]
     assert manifest.config["config"] == {"trained": "2024-05-01"}
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
 
@@ -103,6 +107,8 @@ def test_a_graph_that_reports_its_inputs_changes_the_default_size_only() -> None
         ("[aliases]\n'a:b' = 1", "[aliases] 'a:b'"),
         ("[model]\nentry = 'pkg.mod'", "[model] entry"),
         ("[resources]\ninstances = 0", "[resources] instances"),
+        ("[resources]\nmemory = '6 pounds'", "[resources] memory is '6 pounds'"),
+        ("[resources]\ndevices = ['gpu']", "'gpu'"),
         ("[batching", "not valid TOML"),
     ],
 )
@@ -117,7 +123,7 @@ def test_latest_is_the_highest_number_and_else_the_newest(tmp_path: Path) -> Non
     put(tmp_path / "numbered", **{f"{v}__model_py": "" for v in ("2", "10", "beta")})
     put(tmp_path / "named", **{f"{v}__model_py": "" for v in ("b", "a")})
     os.utime(tmp_path / "named" / "b", (1, 1))
-    found = {one.model: one.version for one in scan(tmp_path)}
+    found = {one.model: one.version for one in scan(tmp_path) if one.wanted}
     assert found == {"numbered": "10", "named": "a"}
 
 
@@ -126,7 +132,7 @@ def test_policies_and_aliases_say_which_versions_are_served(tmp_path: Path) -> N
     put(tmp_path / "all", model_toml="[versions]\npolicy = 'all'", **versions)
     put(tmp_path / "aliased", model_toml="[aliases]\nstable = 1", **versions)
     put(tmp_path / "listed", model_toml="[versions]\npolicy = [2, 7]", **versions)
-    found = [(one.model, one.version, one.error) for one in scan(tmp_path)]
+    found = [(one.model, one.version, one.error) for one in scan(tmp_path) if one.wanted]
     assert [(model, version) for model, version, error in found if error is None] == [
         ("aliased", "1"), ("aliased", "10"), ("all", "1"), ("all", "2"), ("all", "10"), ("listed", "2"),
     ]  # fmt: skip

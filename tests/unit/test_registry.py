@@ -27,7 +27,8 @@ def placed(state: State) -> Placement:
         ("", "no model file", ("failed", "no model file")),
         ("ready failed loading", None, ("ready", None)),
         ("failed loading", None, ("loading", None)),
-        ("failed unloaded", "no model file", ("failed", "broken")),
+        ("failed unloaded", None, ("unloaded", None)),
+        ("failed", "no model file", ("failed", "broken")),
         ("unloaded", None, ("unloaded", None)),
     ],
 )
