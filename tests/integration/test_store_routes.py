@@ -7,7 +7,6 @@ from headway.registry import DeviceStats, Route, Stats, Traffic
 from storage.models import Models
 from storage.routes import Routes
 from storage.workers import Served
-
 from tests.integration.conftest import Store
 
 
