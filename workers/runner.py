@@ -427,15 +427,21 @@ class Runner:
             if self._stopping:
                 executor.close()
                 return True
-            self._executor = executor
             again, self._again = self._again, None
             if again is not None:
                 self._in_flight.append(again)
                 self._began = time.monotonic()
-            self._changed.notify_all()
         try:
             if again is not None:
-                self._submit(again, executor)
+                self._submit(again, executor)  # before others can send, so that it is the first there too
+            with self._changed:
+                if self._stopping:  # what was sent has been handed back
+                    executor.close()
+                    return True
+                self._executor = executor
+                self._changed.notify_all()
+            if again is not None:
+                self._pass_on_cancels(again, executor)  # those that came before there was somebody to tell
             while True:
                 answer = executor.hear(self._next_look_s())
                 if isinstance(answer, Reply):
@@ -633,7 +639,9 @@ class Runner:
 
     def _lost(self, executor: Executor, error: DeviceLost | DeviceHung) -> None:
         with self._changed:
-            ours = self._executor is executor
+            # It may die before it is known to others, with what is to be run again.
+            unknown = self._executor is None and bool(self._in_flight) and not self._stopping
+            ours = unknown or self._executor is executor
             calls = list(self._in_flight) if ours else []
             if ours:
                 self._executor = None

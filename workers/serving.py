@@ -16,6 +16,7 @@ from workers.claims import Claims
 from workers.executor import Executor, Loaded
 from workers.finisher import Finisher
 from workers.materials import Materials
+from workers.memory import CONTEXT_BYTES
 from workers.outputs import Outputs
 from workers.progress import Progress
 from workers.publisher import Publisher
@@ -170,7 +171,8 @@ class Serving:
             if state == "failed":
                 self.reason = reason
             if loaded is not None:
-                self._memory[instance] = loaded.memory_bytes or 0
+                context = CONTEXT_BYTES if self._shared.device.startswith("cuda") else 0
+                self._memory[instance] = (loaded.memory_bytes or 0) + context
                 self.load_s = self.load_s or time.monotonic() - self._began
         log.info(
             "%s@%s on %s: %s%s",
