@@ -86,7 +86,7 @@ def test_changed_files_are_loaded_beside_the_old_ones_which_answer_until_then(wo
     world.until("swapped", "1", "ready")
     before = world.version("swapped", "1")["sha256"]
     world.put("swapped", "1", "new", load_s=1.0)
-    said = []
+    said: list[str] = []
     while not said or said[-1] == "old":
         said.append(world.answers("swapped")[1])
     assert len(said) > 3, "nobody was answered while the new form was loaded"
