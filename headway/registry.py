@@ -71,6 +71,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     placements: list[Placement]
     memory_bytes: int | None = None  # what one instance took when it was last loaded
     wish: Wish | None = None
+    wished_at: int | None = None  # when that was said; None: never
 
     @property
     def released(self) -> bool:
