@@ -103,6 +103,9 @@ SELECT model, alias, version FROM aliases;
 INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version;
 
+-- forget_alias
+DELETE FROM aliases WHERE model = :model AND alias = :alias;
+
 -- split_traffic
 INSERT INTO routes (model, traffic) VALUES (:model, :traffic)
 ON CONFLICT (model) DO UPDATE SET traffic = excluded.traffic;
