@@ -13,6 +13,7 @@ from api.publisher import Publisher
 from api.reading import Reader
 from api.registry import Registry
 from api.reporting import ReportReader
+from api.shadows import Shadows
 from api.submitter import Submitter
 from api.tenants import Classes
 from api.threads import Threads
@@ -21,6 +22,7 @@ from headway.egress import INPUT, Egress
 from headway.errors import BlobsUnavailable, StorageUnavailable
 from headway.settings import Settings
 from storage.batches import Batches
+from storage.blobs import INPUT as INPUT_BLOB
 from storage.blobs import Blobs
 from storage.deliveries import Deliveries
 from storage.engine import Database
@@ -67,6 +69,7 @@ class Service:
         self.publisher: Publisher
         self.submitter: Submitter
         self.capacity: Capacity
+        self.shadows: Shadows
         self.reader: Reader
         self.waiting: Waiting
         self.reports: ReportReader
@@ -77,6 +80,15 @@ class Service:
         self.publisher = Publisher(self.settings.redis_url)
         self.submitter = Submitter(self.predictions, self.publisher)
         self.capacity = Capacity(self.predictions, self.tenants, self.registry, self.submitter)
+        self.shadows = Shadows(
+            self.predictions,
+            self.tenants,
+            self.registry,
+            self.submitter,
+            self.publisher,
+            write=lambda id_, body: self.in_blobs(lambda: self.blobs.write(id_, INPUT_BLOB, body)),
+            forget=self.forget_blobs,
+        )
         self.waiting = Waiting(self.settings.redis_url, self.reader)
         self.reports = ReportReader(self.settings.redis_url)
         with contextlib.suppress(StorageUnavailable):  # then nobody gets in until `access.run` has read the keys
@@ -85,6 +97,7 @@ class Service:
             self.access.run,
             self.registry.run,
             self.submitter.run,
+            self.shadows.run,
             self.publisher.run,
             self.waiting.listen,
             self.waiting.sweep,
@@ -117,6 +130,7 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.submitter.close()
         self.capacity.close()
+        self.shadows.close()
         self.places.close()
         self.reader.close()
         self.registry.close()
