@@ -31,6 +31,7 @@ from api import (
     models,
     openapi,
     outputs,
+    page,
     predict,
     predictions,
     problems,
@@ -258,6 +259,11 @@ DATA = [
 
 CONTROL = [
     Endpoint("GET", "/metrics", scrape.metrics, documented=False, scope="read"),
+    Endpoint("GET", "/ui", page.page, documented=False, scope=None),
+    Endpoint("GET", "/ui/page.css", page.style, documented=False, scope=None),
+    Endpoint("GET", "/ui/page.js", page.script, documented=False, scope=None),
+    Endpoint("GET", "/ui/elements.js", page.elements, documented=False, scope=None),
+    Endpoint("GET", "/ui/events", page.events, documented=False),
     Endpoint("POST", "/v1/keys", keys.create_key, documented=False),
     Endpoint("GET", "/v1/keys", keys.list_keys, documented=False),
     Endpoint("DELETE", "/v1/keys/{id}", keys.revoke_key, documented=False),
@@ -425,7 +431,8 @@ def control_app(service: Service) -> ASGIApp:
         routes=[_route(service, endpoint) for endpoint in CONTROL],
         exception_handlers=HANDLERS,
     )
-    return hot.Front(service, app, [], sites=_sites(service, ()), open_paths=[])
+    paths = [endpoint.path for endpoint in CONTROL if endpoint.scope is None]
+    return hot.Front(service, app, [], sites=_sites(service, ()), open_paths=paths)
 
 
 def _sites(service: Service, origins: Sequence[str]) -> Sites:

@@ -247,6 +247,16 @@ class Batches:
         rows = self._read(lambda c: self._all(c, "list_batches", **place))
         return BatchPage(rows[:limit], len(rows) > limit)
 
+    def newest(self, limit: int) -> list[Batch]:
+        """Of all tenants: open ones, newest first, then those of the newest that have ended; so many of each at most."""
+
+        def query(connection: sqlalchemy.Connection) -> list[Batch]:
+            rows = self._all(connection, "newest_open_batches", limit=limit)
+            ended = [row for row in self._all(connection, "newest_batches", limit=limit) if row.completed_at is not None]
+            return rows + sorted(ended, key=lambda row: row.completed_at or 0, reverse=True)
+
+        return self._read(query)
+
     def results(self, id_: str, after: int, limit: int) -> list[ItemResult]:
         """What has ended of the lines past `after`, up to the first that has not."""
         rows = self._read(lambda c: self._database.rows(c, "item_results", id=id_, after=after, limit=limit))
