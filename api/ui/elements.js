@@ -21,6 +21,8 @@ export function duration(s) {
   return s < 171_000 ? `${tenth.format(s / 3600)} h` : `${whole.format(s / 86_400)} days`;
 }
 
+export const ago = (s) => (s < 1 ? "now" : s < 60 ? `${Math.floor(s)} s ago` : `${duration(s)} ago`);
+
 export function size(bytes) {
   if (bytes == null) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -89,7 +91,7 @@ function leave(node, staying) {
 export const tags = (parent, list) => keyed(parent, list, (t) => t[0], () => el("span"), (node, [word, cls, title]) => {
   text(node, word);
   attr(node, "class", `tag ${cls ?? ""}`.trim());
-  attr(node, "title", title);
+  attr(node, "title", title ?? word);
 });
 
 export function bar(kind, label) {

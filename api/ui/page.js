@@ -1,7 +1,7 @@
 // The operator's page: reads /ui/events and shows the newest snapshot. Elements are kept and patched, so that focus,
 // scroll and selection stay.
 
-import { attr, bar, cell, clock, count, day, draw, duration, el, empty, fill, keyed, peak, perSecond, percent, plural, remember, size, spark, tags, text } from "/ui/elements.js";
+import { ago, attr, bar, cell, clock, count, day, draw, duration, el, empty, fill, keyed, peak, perSecond, percent, plural, remember, size, spark, tags, text } from "/ui/elements.js";
 
 const SILENCE_MS = 12_000; // then a stream that says nothing is given up
 const LONGEST_MS = 15_000; // between two tries
@@ -106,10 +106,10 @@ function showTotals(s, now) {
   const { totals } = s;
   const points = remember("", now, totals.queued, totals.rate);
   text(tiles.rate.value, perSecond(totals.rate));
-  text(tiles.rate.note, `at most ${perSecond(peak(points, "rate"))} in two minutes`);
+  text(tiles.rate.note, `peak ${perSecond(peak(points, "rate"))} in 2 min`);
   draw(tiles.rate.chart, points, now, "rate", ["rate"], "Predictions a second in the last two minutes");
   text(tiles.queued.value, count(totals.queued, totals.depth_at_most));
-  text(tiles.queued.note, `at most ${count(peak(points, "depth"), totals.depth_at_most)} in two minutes`);
+  text(tiles.queued.note, `peak ${count(peak(points, "depth"), totals.depth_at_most)} in 2 min`);
   draw(tiles.queued.chart, points, now, "depth", ["area", "edge"], "Queued in the last two minutes");
   text(tiles.oldest.value, totals.oldest_age_seconds == null ? "–" : duration(totals.oldest_age_seconds));
   const paused = s.models.filter((m) => m.paused);
@@ -169,6 +169,7 @@ function showLanes(s, now) {
     label(parts.button, model.paused ? "Resume" : "Pause", model.name);
   });
   empty(section, !told.length, s.models.length ? "Nothing waits, and nothing runs." : "Nothing can wait yet.", [s.models.length ? "What is submitted shows here while it is queued, by its priority." : "There is no model to submit to."]);
+  $("legend").hidden = !told.length;
   const folded = section.querySelector(".folded");
   folded.hidden = !idle.length;
   text(folded.querySelector("summary"), plural(idle.length, "idle version"));
@@ -214,7 +215,7 @@ function showVersion(parts, model, version) {
   text(parts.share, percent(version.share));
   fill(parts.bar, version.share, percent(version.share));
   attr(parts.traffic, "title", version.weight == null ? null : `weight ${version.weight}`);
-  tags(parts.kinds, version.shadow ? [["⧉ shadow", "", "Copies go there; nobody is answered with its outputs"]] : []);
+  tags(parts.kinds, version.shadow ? [["shadow", "", "Copies go there; nobody is answered with its outputs"]] : []);
   text(parts.where, version.devices.join(", ") || "nowhere");
   text(parts.facts, [version.memory_bytes != null && size(version.memory_bytes), version.framework, version.sha256.slice(0, 8)].filter(Boolean).join(" · "));
   const [ended, errors, p50, p99] = parts.numbers;
@@ -248,6 +249,13 @@ function deviceItem() {
   item.parts = parts;
   return item;
 }
+// Every power of two up to the largest, those that never were too.
+function columns(sizes) {
+  const found = new Map(sizes);
+  const all = [];
+  for (let upTo = 1; upTo <= Math.max(0, ...found.keys()); upTo *= 2) all.push([upTo, found.get(upTo) ?? 0]);
+  return all;
+}
 function showDevices(s) {
   keyed($("devices").querySelector(".list"), s.devices, (d) => d.worker_id, deviceItem, ({ parts }, d) => {
     text(parts.name, d.device);
@@ -260,17 +268,19 @@ function showDevices(s) {
     fill(parts.memory, share, words);
     attr(parts.memory, "class", share > 0.9 ? "bar full" : "bar");
     text(parts.memoryWord, words);
-    const most = Math.max(1, ...d.batch_sizes.map(([, n]) => n));
-    const all = d.batch_sizes.reduce((sum, [, n]) => sum + n, 0);
+    const sizes = columns(d.batch_sizes);
+    const most = Math.max(1, ...sizes.map(([, n]) => n));
+    const all = sizes.reduce((sum, [, n]) => sum + n, 0);
     parts.sizes.hidden = !all;
-    keyed(parts.sizes, d.batch_sizes, ([upTo]) => upTo, () => el("li", "", el("i"), el("span"), el("span", "unseen")), (li, [upTo, n]) => {
+    keyed(parts.sizes, sizes, ([upTo]) => upTo, () => el("li", "", el("i"), el("span"), el("span", "unseen")), (li, [upTo, n]) => {
       const [column, word, unseen] = li.children;
+      attr(column, "class", n ? "some" : null);
       column.style.height = `${(n / most) * 72}%`;
       text(word, `${upTo > 2 ? "≤" : ""}${upTo}`);
       text(unseen, `: ${plural(n, "micro-batch", "micro-batches")}`);
       attr(li, "title", `${plural(n, "micro-batch", "micro-batches")} of ${upTo > 2 ? `${upTo / 2 + 1} to ${upTo}` : upTo}`);
     });
-    text(parts.told, `${all ? `${plural(all, "micro-batch", "micro-batches")} · ` : ""}${plural(d.loads, "load")} · ${plural(d.unloads, "unload")} · ${perSecond(d.rate)} a second`);
+    text(parts.told, `${all ? `${plural(all, "micro-batch", "micro-batches")} · ` : ""}${plural(d.loads, "load")} · ${plural(d.unloads, "unload")} · ${perSecond(d.rate)}/s`);
     tags(parts.loaded, d.loaded.map((v) => [`${v.model}@${v.version}${v.state === "loading" ? " ◌" : ""}`, "", v.state === "loading" ? "loading" : v.memory_bytes == null ? null : size(v.memory_bytes)]));
   });
   empty($("devices"), !s.devices.length, "No worker is live.", ["What is submitted is kept and waits. Each device has a worker of its own:"], "headway worker --device cuda:0");
@@ -296,8 +306,8 @@ function showBatches(s) {
     fill(parts.bar, n.total ? done / n.total : 0, `${count(done)} of ${count(n.total)}`);
     parts.bar.fill.style.width = `${n.total ? (n.completed / n.total) * 100 : 0}%`;
     parts.failed.style.width = `${n.total ? (lost / n.total) * 100 : 0}%`;
-    const ago = b.completed_at && `${duration(Math.max(0, (Date.parse(s.as_of) - Date.parse(b.completed_at)) / 1e3))} ago`;
-    text(parts.told, [`${count(done)} of ${plural(n.total, "line")}`, n.failed && `${count(n.failed)} failed`, n.canceled && `${count(n.canceled)} canceled`, n.expired && `${count(n.expired)} expired`, b.progress.rate && `${perSecond(b.progress.rate)} a second`, b.progress.eta_seconds != null && `${duration(b.progress.eta_seconds)} left`, ago, b.error?.message].filter(Boolean).join(" · "));
+    const ended = b.completed_at && ago((Date.parse(s.as_of) - Date.parse(b.completed_at)) / 1e3);
+    text(parts.told, [`${count(done)} of ${plural(n.total, "line")}`, n.failed && `${count(n.failed)} failed`, n.canceled && `${count(n.canceled)} canceled`, n.expired && `${count(n.expired)} expired`, b.progress.rate && `${perSecond(b.progress.rate)}/s`, b.progress.eta_seconds != null && `${duration(b.progress.eta_seconds)} left`, ended, b.error?.message].filter(Boolean).join(" · "));
     text(parts.id, b.id);
   });
   empty($("batches"), !s.batches.length, "No batch lately.", ["Files of predictions show here with their progress."], "headway batch FILE --model NAME");
@@ -336,7 +346,7 @@ function showFailures(s) {
     const age = Math.max(0, (Date.parse(s.as_of) - at) / 1e3);
     text(parts.time, (age < 43_200 ? clock : day).format(at));
     attr(parts.time, "datetime", f.at);
-    text(parts.ago, age < 1 ? "now" : `${duration(Math.floor(age))} ago`);
+    text(parts.ago, ago(age));
     text(parts.name, `${f.model}@${f.version}`);
     text(parts.code, f.code);
     text(parts.message, f.message);
