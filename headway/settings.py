@@ -12,6 +12,7 @@ from pathlib import Path
 from headway.egress import Network, networks
 from headway.errors import SettingsError
 from headway.keys import checked_token
+from headway.manifest import bytes_of
 from headway.webhooks import check_secret
 
 #: A prediction is kept this long after its end.
@@ -46,6 +47,7 @@ class Settings:
     webhook_schedule: tuple[float, ...] = WEBHOOK_SCHEDULE
     webhook_secret: str | None = None  # signs for tenants that have none in SQL
     blobs: str = ".headway/blobs"  # a folder or a URL of fsspec's, the same for all parts
+    device_memory: int | None = None  # bytes that a worker may fill with models; None: what the device has
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
     @classmethod
@@ -74,6 +76,7 @@ class Settings:
             webhook_schedule=_schedule(env.get("HEADWAY_WEBHOOK_SCHEDULE")),
             webhook_secret=webhook_secret(env),
             blobs=env.get("HEADWAY_BLOBS") or _beside(database_url),
+            device_memory=size(env, "HEADWAY_DEVICE_MEMORY"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )
 
@@ -137,6 +140,17 @@ def seconds_of(text: str, name: str) -> int:
     if not number.isascii() or not number.isdigit() or not 1 <= int(number[:10]) * _UNITS_S[unit] <= 1 << 32:
         raise SettingsError(f"{name} is {text[:80]!r}, and should be a time like 90s, 30m, 12h or 7d")
     return int(number) * _UNITS_S[unit]
+
+
+def size(environ: Mapping[str, str], name: str) -> int | None:
+    """Bytes, written as 6GiB, 512MB or a number."""
+    text = environ.get(name)
+    if not text:
+        return None
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} {error}") from error
 
 
 def webhook_secret(environ: Mapping[str, str]) -> str | None:

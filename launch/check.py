@@ -30,7 +30,7 @@ def run(model_folder: Path, device: str, console: Console) -> int:
     if not folder.is_dir():
         console.print(f"[red]✗[/] there is no folder {escape(str(model_folder))}")
         return 1
-    return max(_check(found, device, console) for found in scan_model(folder))
+    return max(_check(found, device, console) for found in scan_model(folder) if found.wanted)
 
 
 def _check(found: Found, device: str, console: Console) -> int:

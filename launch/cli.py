@@ -56,6 +56,14 @@ BlobsOption = Annotated[
     ),
 ]
 DataOption = Annotated[Path, typer.Option("--data", envvar="HEADWAY_DATA", help="Where the embedded database lives.")]
+DeviceMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-memory",
+        envvar="HEADWAY_DEVICE_MEMORY",
+        help="What models may take on each device, like 6GiB; those that nobody asks for make room. Else a GPU's own.",
+    ),
+]
 MetricsHostOption = Annotated[
     str, typer.Option("--metrics-host", envvar="HEADWAY_METRICS_HOST", help="The address of /metrics; it asks no key.")
 ]
@@ -132,6 +140,7 @@ def up(
             "0 takes free ones, which the log names.",
         ),
     ] = 0,
+    device_memory: DeviceMemoryOption = None,
     insecure: InsecureOption = False,
 ) -> None:
     """Start everything on this machine. SIGINT or SIGTERM drains and stops it."""
@@ -150,6 +159,7 @@ def up(
         redis_url=redis_url or secret(os.environ, "HEADWAY_REDIS_URL", "") or None,
         database_url=database_url or secret(os.environ, "HEADWAY_DATABASE_URL", "") or None,
         blobs=blobs,
+        device_memory=device_memory,
         insecure=insecure,
     )
     raise typer.Exit(run(options))
@@ -194,6 +204,7 @@ def worker(
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
     blobs: BlobsOption = None,
+    device_memory: DeviceMemoryOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_port: MetricsPortOption = None,
 ) -> None:
@@ -202,7 +213,7 @@ def worker(
     from workers.inference import main
 
     logs.configure("worker")
-    settings = _settings(redis_url, database_url, models=models, blobs=blobs)
+    settings = _settings(redis_url, database_url, models=models, blobs=blobs, device_memory=device_memory)
     chosen = choose(device, os.environ)[0]
     worker_id = os.environ.get("HEADWAY_WORKER_ID")
     raise typer.Exit(

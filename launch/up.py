@@ -22,7 +22,7 @@ from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
 from headway.manifest import scan
 from headway.registry import Version
-from headway.settings import bootstrap_key, webhook_secret
+from headway.settings import bootstrap_key, size, webhook_secret
 from launch import addresses, devices, flower, lock
 from launch.embedded import EmbeddedValkey
 from launch.supervisor import Part, Supervisor
@@ -57,6 +57,7 @@ class Options:
     redis_url: str | None  # None: a Valkey of our own
     database_url: str | None  # None: SQLite in `data`
     blobs: str | None  # None: a folder in `data`
+    device_memory: str | None  # None: what each device has
     insecure: bool
 
 
@@ -68,6 +69,10 @@ def run(options: Options) -> int:
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(lock.hold(options.data / "lock"))
         _refuse_exposure(options)
+        if options.device_memory:
+            size(
+                {"HEADWAY_DEVICE_MEMORY": options.device_memory}, "HEADWAY_DEVICE_MEMORY"
+            )  # said now, not by each worker
         return asyncio.run(_System(options, cleanup).run())
 
 
@@ -119,6 +124,7 @@ class _System:
             "HEADWAY_PORT": str(self._data_socket.getsockname()[1]),
             "HEADWAY_ADMIN_PORT": str(self._control_socket.getsockname()[1]),
             "HEADWAY_FLOWER_PORT": str(options.flower_port),
+            "HEADWAY_DEVICE_MEMORY": options.device_memory or "",
             "HEADWAY_INSECURE": "1" if options.insecure else "",
         }
 
@@ -204,7 +210,8 @@ class _System:
         if version is None:
             return False
         ours = [placement.state for placement in version.placements if placement.worker_id in self._workers.values()]
-        return "ready" in ours or "failed" in ours or version.state == "failed"
+        settled = {"ready", "failed", "unloaded"}  # unloaded: there is no room before somebody asks for it
+        return not settled.isdisjoint(ours) or version.state == "failed"
 
     def _stop_listening(self) -> None:
         """Our copies of the sockets: with them open, clients would wait for an API that will not come back."""

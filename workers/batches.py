@@ -7,7 +7,7 @@ batch's row, so two keepers publish nothing twice and count nothing twice, and n
 Redis holds only so many hints of batches that the workers do not run dry before the next look. What was published and
 reached no worker (Redis lost it, or the worker that had it in its window died) is found because a batch is fed in the
 order of its lines: an item that has not been taken, though lines behind it were taken ten seconds ago, is published
-again; and so is the rest when nothing moves any more.
+again; and so is the rest when nothing moves any more, in the line or, for longer, in the batch.
 """
 
 import logging
@@ -41,6 +41,9 @@ _NOTE_S = 1.0
 #: How often it is counted how many have ended beyond the first that has not, and how far that looks.
 _GLANCE_S = 1.0
 _GLANCE = 20_000
+#: After so many times the patience without any end, a batch that is all published is published again from where it
+#: stands: others may keep its line full.
+_STOOD = 6
 #: Hints published again at a time.
 _AGAIN = 1_000
 #: The moving average of a batch's pace forgets with this half-life.
@@ -60,6 +63,7 @@ class _Watch:
     """What this process has seen of a batch."""
 
     taken: deque[tuple[float, int]] = field(default_factory=deque)  # (when, the last line that a worker had taken)
+    stood: float | None = None  # since when nothing of it has ended, or was published again
     ended_to: int = 0  # queued items up to this line were ended
     glanced_at: float = 0.0
     done: tuple[float, int] | None = None  # (when, how many had ended) when they were last counted
@@ -158,7 +162,7 @@ class BatchKeeper:
                 if room < at_most:
                     break
         for batch in batches:
-            self._publish_lost(name, line, batch, at_most)
+            self._publish_lost(name, line, batch, there, at_most)
 
     def _publish_next(self, name: str, batch: Batch, room: int, at_most: int) -> int:
         """How many it published of those that never were."""
@@ -171,8 +175,8 @@ class BatchKeeper:
         self._push(name, [(priority, hint) for _, priority, hint in found], at_most, tail=True)
         return len(found)
 
-    def _publish_lost(self, name: str, line: _Line, batch: Batch, at_most: int) -> None:
-        """Once a second. To the head of the line: they are older than all that is there."""
+    def _publish_lost(self, name: str, line: _Line, batch: Batch, there: int, at_most: int) -> None:
+        """Once a second. To the head of the line: they are older than all that is there. `there`: ids in it."""
         watch, now = self._watches[batch.id], self._clock()
         if watch.taken and now - watch.taken[-1][0] < _NOTE_S:
             return
@@ -180,7 +184,9 @@ class BatchKeeper:
         while len(watch.taken) > 1 and watch.taken[1][0] <= now - self._patience_s:
             watch.taken.popleft()
         since, passed = watch.taken[0]
-        if line.drained and now - line.drained >= self._patience_s:
+        drained = line.drained > 0 and now - line.drained >= self._patience_s
+        stands = watch.stood is not None and now - watch.stood >= _STOOD * self._patience_s
+        if drained or (stands and batch.fed >= batch.last_line and there <= _MOST_AHEAD):
             passed = batch.fed + 1
         elif now - since < self._patience_s:
             return
@@ -190,6 +196,7 @@ class BatchKeeper:
             self._push(name, [(priority, hint) for _, priority, hint in lost], at_most, tail=False)
             metrics.recovered_hints((batch.model, batch.version), len(lost))
             watch.taken.clear()
+            watch.stood = now
             line.drained = 0.0
 
     def _push(self, line: str, hints: list[tuple[int, Hint]], at_most: int, *, tail: bool) -> None:
@@ -230,6 +237,8 @@ class BatchKeeper:
             held_up = batch.ahead.total > 0 or counted == batch.counted
             ahead = self._batches.glance(batch.id, counted, min(counted + _GLANCE, batch.fed)) if held_up else Counts()
             watch.glanced_at = now
+        if more.total or ahead != batch.ahead or watch.stood is None:
+            watch.stood = now
         if more.total or ahead != batch.ahead:
             self._batches.count(batch, counted, more, ahead, watch.pace((batch.counts + more + ahead).total, now))
         if counted >= batch.last_line and (ended := self._batches.complete(batch.id)) is not None:

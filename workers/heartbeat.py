@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from headway.errors import StorageUnavailable
+from headway.registry import DeviceStats
 from storage.predictions import Predictions, Returned
 from storage.tenants import Tenants
 from storage.workers import Served, Workers
@@ -37,10 +38,11 @@ class Heartbeat:
         publisher: Publisher,
         look_for_cancels: Callable[[], None],
         served: Callable[[], Sequence[Served]],
+        device: Callable[[], DeviceStats],
         tenants: Tenants,
         on_classes: Callable[[Mapping[int, float]], None],
     ) -> None:
-        """`served`: what each model version has ended here, for its placement.
+        """`served`: what each model version has ended here, for its placement. `device`: what is to be seen of that.
 
         `look_for_cancels()`: lets go of what SQL says is being canceled; it may raise StorageUnavailable. `on_classes`
         hears at every beat of the classes of tenants and their weights.
@@ -52,6 +54,7 @@ class Heartbeat:
         self._publisher = publisher
         self._look_for_cancels = look_for_cancels
         self._served = served
+        self._device = device
         self._tenants = tenants
         self._on_classes = on_classes
         self._stopping = threading.Event()
@@ -69,7 +72,7 @@ class Heartbeat:
         while not self._stopping.wait(BEAT_S):
             beats += 1
             try:
-                if not self._workers.beat(self._worker_id, self._served()):
+                if not self._workers.beat(self._worker_id, self._served(), self._device()):
                     # Declared dead: the claims are given to others. Everything from here on would be turned away.
                     log.critical("this worker was declared dead; it ends")
                     os._exit(70)

@@ -1,7 +1,7 @@
 """The worker of one device: `headway worker`.
 
 This process takes hints from Redis, claims rows, and writes results; it never imports torch. Each model version runs
-in device processes of its own (`workers.device`), loaded and warm before the first hint is fetched.
+in device processes of its own (`workers.device`), loaded and warm before the first of its hints is fetched.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ import platform
 import threading
 import time
 import warnings
-from collections.abc import Mapping
 
 import celery.worker.state
+import redis
 from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
 
@@ -21,26 +21,28 @@ from headway import interpreter, stopping
 from headway.clock import new_id
 from headway.egress import INPUT, Egress
 from headway.errors import StorageUnavailable
-from headway.manifest import Found, scan
 from headway.settings import Settings
 from storage.blobs import Blobs
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Predictions
+from storage.routes import Routes
 from storage.tenants import Tenants
 from storage.workers import Workers
-from workers import exposition
+from workers import exposition, memory
 from workers.cancels import Cancels
 from workers.claims import Claims
 from workers.fetching import Fetcher
 from workers.finisher import Finisher
+from workers.folder import Folder
 from workers.heartbeat import Heartbeat
 from workers.intake import Intake
 from workers.materials import Materials
 from workers.outputs import Outputs
 from workers.progress import Progress
 from workers.publisher import Publisher
-from workers.serving import Serving
+from workers.residents import Residents
+from workers.serving import Surroundings
 from workers.stragglers import Stragglers
 from workers.yielding import Hurry
 
@@ -67,7 +69,7 @@ def main(
     exposition.serve(metrics_host, metrics_port)
     worker_id = worker_id or new_id()
     database = Database.open(settings.database_url)
-    workers, models, predictions = Workers(database), Models(database), Predictions(database)
+    workers, predictions = Workers(database), Predictions(database)
     tenants = Tenants(database)
     workers.register(worker_id, device, platform.node(), os.getpid())
     publisher = Publisher(settings.redis_url)
@@ -78,16 +80,29 @@ def main(
     materials = Materials(blobs, Fetcher(Egress(settings.fetch_allow, INPUT)))
     outputs = Outputs(blobs)
     claims = Claims()
-    hurry = Hurry()
-    loading = threading.BoundedSemaphore(os.cpu_count() or 1)
-    intake: Intake | None = None
-    servings: list[Serving] = []
-
-    def cancel(canceling: Mapping[str, str]) -> None:
-        for serving in servings:
-            serving.cancel(canceling)
-
-    cancels = Cancels(settings.redis_url, predictions=predictions, claims=claims, cancel=cancel)
+    intake = Intake(tenants.classes(), settings.redis_url, publisher)
+    wake = threading.Event()
+    folder = Folder(settings.models, on_change=wake.set)
+    folder.look()  # a folder that is not there is the operator's mistake
+    shared = Surroundings(
+        worker_id=worker_id,
+        device=device,
+        models=Models(database),
+        predictions=predictions,
+        claims=claims,
+        finisher=finisher,
+        publisher=publisher,
+        progress=progress,
+        materials=materials,
+        outputs=outputs,
+        loading=threading.BoundedSemaphore(os.cpu_count() or 1),
+        hurry=Hurry(),
+        on_ended=intake.ended,
+    )
+    client = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=1)
+    budget = memory.budget(device, settings.device_memory)
+    residents = Residents(folder, shared, intake, Routes(database), client, wake, budget=budget)
+    cancels = Cancels(settings.redis_url, predictions=predictions, claims=claims, cancel=residents.cancel)
     cancels.start()
     heartbeat = Heartbeat(
         worker_id=worker_id,
@@ -96,65 +111,37 @@ def main(
         claims=claims,
         publisher=publisher,
         look_for_cancels=cancels.look,
-        served=lambda: [serving.served() for serving in servings],
+        served=residents.served,
+        device=residents.device,
         tenants=tenants,
-        on_classes=lambda classes: intake.learn(classes) if intake is not None else None,
+        on_classes=intake.learn,
     )
     heartbeat.start()
-
-    for found in scan(settings.models):
-        register(models, worker_id, device, found)
-        if found.manifest is None or found.error is not None or not found.wanted:
-            continue
-        servings.append(
-            Serving(
-                found,
-                found.manifest,
-                worker_id=worker_id,
-                device=device,
-                models=models,
-                predictions=predictions,
-                claims=claims,
-                finisher=finisher,
-                publisher=publisher,
-                progress=progress,
-                materials=materials,
-                outputs=outputs,
-                loading=loading,
-                hurry=hurry,
-                on_ended=lambda ended, ids: intake.ended(ended, ids) if intake is not None else None,
-            )
-        )
-    for serving in servings:
-        serving.start()
-    loaded = [serving for serving in servings if serving.wait_loaded(asked_to_stop)]
-
-    windows = [serving.window for serving in loaded]
-    intake = Intake(windows, tenants.classes(), settings.redis_url, publisher)
-    stragglers = Stragglers(windows, predictions, lambda: intake.classes)
+    stragglers = Stragglers(residents.windows, predictions, lambda: intake.classes)
     consumer = threading.Thread(
         target=consume,
         args=(intake, node or f"{device.replace(':', '')}@{platform.node()}", asked_to_stop),
         name="celery",
         daemon=True,
     )
+    folder.start()
+    residents.start()
     stragglers.start()
     consumer.start()
-    log.info("serving %d model versions on %s", len(loaded), device, extra={"worker_id": worker_id})
+    log.info("serving on %s", device, extra={"worker_id": worker_id, "memory_budget": budget})
     asked_to_stop.wait()
 
     log.info("draining")
     deadline = time.monotonic() + DRAIN_S
     # Read by Celery before each step of its loop, the first one too.
     celery.worker.state.should_stop = os.EX_OK  # type: ignore[assignment]
+    folder.close()
+    residents.stop()
     stragglers.close()
     consumer.join(_LEAVE_S)
-    for serving in servings:
-        waiting = serving.window.close()
-        publisher.requeue(
-            (line, item.priority, hint) for item in waiting for line, hint in [serving.window.hint_of(item)]
-        )
-    for serving in servings:
+    for serving in residents.servings:
+        serving.close()
+    for serving in residents.servings:
         serving.drain(deadline)
     written = outputs.close(max(1.0, deadline - time.monotonic()))
     if not finisher.close(max(1.0, deadline - time.monotonic())) or not written:
@@ -163,6 +150,7 @@ def main(
     cancels.close()
     progress.close()
     publisher.close()
+    client.close()
     heartbeat.close()
     with contextlib.suppress(StorageUnavailable):  # the janitor will bury it
         workers.retire(worker_id)
@@ -175,14 +163,6 @@ def main(
         logging.shutdown()
         os._exit(0)
     return 0
-
-
-def register(models: Models, worker_id: str, device: str, found: Found) -> None:
-    """A version as it was found, or why it cannot be served."""
-    models.register(found)
-    if found.error is not None:
-        log.error("%s@%s cannot be served: %s", found.model, found.version, found.error)
-        models.place(worker_id, device, found.model, found.version, "failed", reason=found.error)
 
 
 class _Consuming(Worker):

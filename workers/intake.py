@@ -60,13 +60,12 @@ class Ticket:
 class Intake:
     """The Celery side of a worker."""
 
-    def __init__(
-        self, windows: Sequence[Window], classes: Mapping[int, float], redis_url: str, publisher: Publisher
-    ) -> None:
+    def __init__(self, classes: Mapping[int, float], redis_url: str, publisher: Publisher) -> None:
         """`classes`: those of tenants that are known already, with their weights."""
         self.classes = classes
-        self._served = windows
+        self._served: dict[tuple[str, str], Window] = {}  # by version; closed ones stay, and hand back what still comes
         self._windows: dict[str, Window] = {}  # by line, for every class
+        self._serving = threading.Lock()  # of the two
         self._publisher = publisher
         self._redis_url = redis_url
         self._tickets: dict[str, Ticket] = {}  # by prediction id
@@ -78,9 +77,17 @@ class Intake:
         self._order = LineOrder(self._accepts)
         self._order.weights = classes
         self._bulk: set[str] = set()  # the lines of batches
-        self._add(self._lines_of(classes))
-        for window in windows:
-            window.on_room = self._on_room
+        self._fetched: set[str] = set()  # lines that Celery knows of
+
+    def serve(self, window: Window) -> None:
+        """Fetches for it from now on, and no more for the one that the version had before. From any thread."""
+        window.on_room = self._on_room
+        with self._serving:
+            self._served[window.model, window.version] = window
+            self._add(self._lines_of(self.classes))
+        consumer = self._consumer
+        if consumer is not None and consumer.hub is not None:
+            consumer.hub.call_soon(self._widen, consumer, self.classes, True)
 
     def celery_app(self) -> Celery:
         """An app that consumes our lines, and the doorbell."""
@@ -90,7 +97,8 @@ class Intake:
             **app.conf.broker_transport_options,
             "queue_order_strategy": self._order,
         }
-        app.conf.task_queues = [_queue(name) for name in [self._bell.key, *self._windows]]
+        self._fetched.update(self._windows)
+        app.conf.task_queues = [_queue(name) for name in [self._bell.key, *self._fetched]]
         app.conf.task_default_queue = self._bell.key
         app.conf.worker_prefetch_multiplier = 0  # no limit: the windows are the limit
         app.register_task(_task(broker.TASK, self._strategy))
@@ -101,7 +109,9 @@ class Intake:
         """The classes of tenants that there are now, with their weights: lines of new ones are fetched from. From any
         thread, again and again; what comes while there is no connection is done at the next call."""
         consumer = self._consumer
-        if consumer is not None and consumer.hub is not None and classes != self._order.weights:
+        if consumer is None or consumer.hub is None:
+            return
+        if classes != self._order.weights or not self._fetched.issuperset(self._windows):
             consumer.hub.call_soon(self._widen, consumer, classes)
 
     def ended(self, ended: dict[str, Ended], ids: Sequence[str]) -> None:
@@ -133,6 +143,7 @@ class Intake:
         if self._telling is not None:
             self._telling.cancel()
         self._telling = consumer.hub.call_repeatedly(_TELL_EVERY_S, self._tell, consumer)
+        consumer.hub.call_soon(self._widen, consumer, self.classes)  # what came while there was no connection
 
         def receive(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **kwargs: Any) -> None:
             # A KeyError that leaves here reads as a lost connection to kombu: nothing may leave here.
@@ -153,7 +164,7 @@ class Intake:
         if window is None:
             log.warning("hints for a line not served here were dropped: %s", envelope.line[:200])
             return
-        if not window.open:  # stopping: these came in with the last answer of a fetch
+        if not window.open:  # stopping or unloaded: these came in with the last answer of a fetch
             self._publisher.requeue((envelope.line, priority, hint) for priority, hint in envelope.hints())
             return
         with self._tickets_lock:  # before the first of them can end
@@ -166,34 +177,37 @@ class Intake:
 
     def _accepts(self, line: str) -> bool:
         window = self._windows.get(line)
-        return window is None or window.accepts(bulk=line in self._bulk)
+        return line == self._bell.key if window is None else window.accepts(bulk=line in self._bulk)
 
     def _lines_of(self, classes: Iterable[int]) -> dict[str, Window]:
         classes = list(classes)
         return {
-            line: window for window in self._served for line in broker.all_lines(window.model, window.version, classes)
+            line: window
+            for window in self._served.values()
+            for line in broker.all_lines(window.model, window.version, classes)
         }
 
     def _add(self, lines: Mapping[str, Window]) -> None:
-        self._windows.update(lines)
         self._bulk.update(line for line in lines if broker.is_bulk(line))
+        self._windows = {**self._windows, **lines}  # others read it meanwhile
 
-    def _widen(self, consumer: Any, classes: Mapping[int, float]) -> None:
-        """Fetches from the lines of new classes too; Celery keeps them over a reconnect."""
+    def _widen(self, consumer: Any, classes: Mapping[int, float], ring: bool = False) -> None:
+        """Fetches from the lines of new versions and classes too; Celery keeps them over a reconnect."""
         if consumer is not self._consumer or consumer.task_consumer is None:
-            return  # the connection is gone: the next beat asks for it again
-        new = {line: window for line, window in self._lines_of(classes).items() if line not in self._windows}
+            return  # the connection is gone: the next one, or the next beat, asks for it again
+        with self._serving:
+            self._add(self._lines_of(classes))
+            new = [line for line in self._windows if line not in self._fetched]
         for line in new:
             consumer.app.amqp.queues.add(_queue(line))
-        self._add(new)
-        for line in new:
             consumer.add_task_queue(line)
+        self._fetched.update(new)
         self._order.weights = self.classes = classes
-        if new:
+        if new or ring:
             self._bell.ring()  # a fetch under way does not ask them
 
     def _on_room(self) -> None:
-        """A full window has room again. From any thread."""
+        """A full window has room again, or is not paused any more. From any thread."""
         consumer = self._consumer
         if consumer is not None and consumer.hub is not None:
             consumer.hub.call_soon(self._resume, consumer)

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import redis
 
@@ -23,6 +23,7 @@ from storage.batches import Batches
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import GivenBack, Predictions
+from storage.routes import Routes
 from storage.tenants import Tenants
 from storage.workers import Workers
 from workers import metrics
@@ -64,6 +65,7 @@ class Janitor:
         self._batches = Batches(database)
         self._workers = Workers(database)
         self._models = Models(database)
+        self._routes = Routes(database)
         self._tenants = Tenants(database)
         self._redis = client
         self._publisher = publisher
@@ -151,7 +153,7 @@ class Janitor:
         with contextlib.suppress(redis.RedisError):  # away: nothing to compare, and nothing to publish to
             now = self._clock()
             classes = self._tenants.classes()
-            lines = [line for v in self._models.all() for line in broker.all_lines(v.model, v.version, classes)]
+            lines = self._watched(classes)
             due = {line: mark for line in lines if (mark := self._marks.due(line, now)) is not None}
             waiting = self._predictions.waiting(due)
             for line, mark in due.items():
@@ -160,6 +162,19 @@ class Janitor:
             heads, now = self._heads(lines), self._clock()
             for line, mark in heads.items():
                 self._marks.note(line, now, mark)
+
+    def _watched(self, classes: Iterable[int]) -> list[str]:
+        """The lines of models that are not paused: while one is, what workers hold of it stays with them."""
+        paused = {model for model, route in self._routes.all().items() if route.paused}
+        lines = []
+        for version in self._models.all():
+            of_version = broker.all_lines(version.model, version.version, classes)
+            if version.model not in paused:
+                lines += of_version
+            else:
+                for line in of_version:
+                    self._marks.forget(line)
+        return lines
 
     def _heads(self, lines: Sequence[str]) -> dict[str, int]:
         """The position of each line's oldest hint in Redis; where there is none, two seconds before now."""

@@ -44,6 +44,15 @@ LOST_ATTEMPTS = Counter("headway_lost_attempts_total", "Claimed predictions that
 #: How single predictions failed, by the code their caller sees.
 FAILURES = Counter("headway_failures_total", "Predictions that failed here, by code.", (*_VERSION, "code"))
 
+#: Loads that succeeded, and how long they took. Often, of the same few: the device is too small for all that is asked.
+LOADS = Counter("headway_model_loads_total", "Versions loaded and warmed up.", _VERSION)
+LOAD_SECONDS = Histogram("headway_model_load_seconds", "What a load took.", _VERSION, buckets=_SECONDS)
+UNLOADS = Counter("headway_model_unloads_total", "Versions unloaded, for whatever reason.", _VERSION)
+#: Of all instances together; near 1 the device is the limit.
+DEVICE_BUSY = Gauge("headway_device_busy_ratio", "Share of the last seconds in which a model computed.")
+DEVICE_MEMORY = Gauge("headway_device_memory_bytes", "What the loaded versions take on the device.")
+DEVICE_BUDGET = Gauge("headway_device_memory_budget_bytes", "What they may take; 0: not bounded.")
+
 # Of the utility worker.
 DEAD_WORKERS = Counter("headway_dead_workers_total", "Workers declared dead because their beat stood still.")
 RECOVERED_HINTS = Counter("headway_recovered_hints_total", "Hints that had left Redis unclaimed.", _VERSION)
@@ -102,6 +111,21 @@ def given_back(given: GivenBack) -> None:
     for id_, one in given.ended.items():
         model, version, *_ = broker.parse_line(given.lines[id_])
         became_terminal((model, version), {id_: one})
+
+
+def loaded(version: Version, seconds: float) -> None:
+    LOADS.labels(*version).inc()
+    LOAD_SECONDS.labels(*version).observe(seconds)
+
+
+def unloaded(version: Version) -> None:
+    UNLOADS.labels(*version).inc()
+
+
+def device(busy: float, memory_bytes: int, budget: int | None) -> None:
+    DEVICE_BUSY.set(busy)
+    DEVICE_MEMORY.set(memory_bytes)
+    DEVICE_BUDGET.set(budget or 0)
 
 
 def dead_hints(version: Version, count: int) -> None:

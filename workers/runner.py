@@ -38,6 +38,7 @@ from workers.materials import Materials, lacks
 from workers.outputs import Outputs, lies_apart
 from workers.progress import Progress
 from workers.publisher import Publisher
+from workers.tally import Tally
 from workers.window import Window
 from workers.yielding import Hurry, Yielding
 
@@ -74,6 +75,7 @@ class Runner:
         fetch: Fetch | None,
         loading: threading.Semaphore,
         hurry: Hurry,
+        tally: Tally,
         on_state: Callable[[State, str | None, Loaded | None], None],
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
@@ -96,6 +98,7 @@ class Runner:
         self._loading = loading
         self._on_state = on_state
         self._on_ended = on_ended
+        self._tally = tally
         self._labels = (window.model, window.version)
 
         self._changed = threading.Condition()
@@ -131,6 +134,11 @@ class Runner:
         """The device process, while there is one."""
         executor = self._executor
         return None if executor is None else executor.pid
+
+    @property
+    def busy(self) -> bool:
+        """It has claimed something that has not ended."""
+        return bool(self._in_flight or self._gathering or self._again is not None)
 
     def start(self) -> None:
         self._device_thread.start()
@@ -419,15 +427,21 @@ class Runner:
             if self._stopping:
                 executor.close()
                 return True
-            self._executor = executor
             again, self._again = self._again, None
             if again is not None:
                 self._in_flight.append(again)
                 self._began = time.monotonic()
-            self._changed.notify_all()
         try:
             if again is not None:
-                self._submit(again, executor)
+                self._submit(again, executor)  # before others can send, so that it is the first there too
+            with self._changed:
+                if self._stopping:  # what was sent has been handed back
+                    executor.close()
+                    return True
+                self._executor = executor
+                self._changed.notify_all()
+            if again is not None:
+                self._pass_on_cancels(again, executor)  # those that came before there was somebody to tell
             while True:
                 answer = executor.hear(self._next_look_s())
                 if isinstance(answer, Reply):
@@ -458,6 +472,7 @@ class Runner:
                 self._reloads.chosen(now)
             idle = not self._in_flight
             self._changed.notify_all()
+        self._tally.computed(len(call.claims), took)
         self._window.wake()
         if suspicious:
             log.warning("%s@%s failed every item of a batch alone: once more on a fresh process", *self._labels)
@@ -535,6 +550,7 @@ class Runner:
             self._outputs.remove_lost(outcomes, claims, ended)
             self._window.forget(ids)
             metrics.finished(self._labels, rows, ended)
+            self._tally.finished(rows, ended)
             self._on_ended(ended, ids)
             if bulk and taken_at is not None:
                 self._yielding.ended(taken_at, max(one.predict_us for one in outcomes) / 1e6)
@@ -623,7 +639,9 @@ class Runner:
 
     def _lost(self, executor: Executor, error: DeviceLost | DeviceHung) -> None:
         with self._changed:
-            ours = self._executor is executor
+            # It may die before it is known to others, with what is to be run again.
+            unknown = self._executor is None and bool(self._in_flight) and not self._stopping
+            ours = unknown or self._executor is executor
             calls = list(self._in_flight) if ours else []
             if ours:
                 self._executor = None

@@ -1,9 +1,10 @@
-"""One model version as this worker serves it: a window, and a runner for each instance."""
+"""One model version as this worker serves it, from its load to its unload: a window, and a runner for each instance."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from headway.errors import StorageUnavailable
 from headway.manifest import Found, Manifest, with_signature
@@ -11,153 +12,185 @@ from headway.notices import Ended
 from headway.registry import State
 from storage.models import Models
 from storage.predictions import Predictions
-from storage.workers import Served
 from workers.claims import Claims
 from workers.executor import Executor, Loaded
 from workers.finisher import Finisher
 from workers.materials import Materials
+from workers.memory import CONTEXT_BYTES
 from workers.outputs import Outputs
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.runner import Runner
+from workers.tally import Tally
 from workers.window import Window
 from workers.yielding import Hurry
 
 log = logging.getLogger(__name__)
 
-#: How late a stop is noticed while models load.
-_LOOK_S = 0.1
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all versions of a worker share."""
+
+    worker_id: str
+    device: str
+    models: Models
+    predictions: Predictions
+    claims: Claims
+    finisher: Finisher
+    publisher: Publisher
+    progress: Progress
+    materials: Materials
+    outputs: Outputs
+    loading: threading.Semaphore
+    hurry: Hurry
+    on_ended: Callable[[dict[str, Ended], Sequence[str]], None]
 
 
 class Serving:
-    """What a worker keeps per model version."""
+    """What a worker keeps per model version that it has loaded, or is loading."""
 
     def __init__(
-        self,
-        found: Found,
-        manifest: Manifest,
-        *,
-        worker_id: str,
-        device: str,
-        models: Models,
-        predictions: Predictions,
-        claims: Claims,
-        finisher: Finisher,
-        publisher: Publisher,
-        progress: Progress,
-        materials: Materials,
-        outputs: Outputs,
-        loading: threading.Semaphore,
-        hurry: Hurry,
-        on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
+        self, found: Found, manifest: Manifest, shared: Surroundings, tally: Tally, on_change: Callable[[], None]
     ) -> None:
+        """`on_change`: `state` is another, or the last instance has let go."""
         self.model, self.version = found.model, found.version
-        self.window = Window(found.model, found.version, manifest, hurry)
-        self._worker_id = worker_id
-        self._device = device
-        self._models = models
-        self._manifest = manifest
-        self._on_ended = on_ended
+        self.manifest = manifest
+        self.window = Window(found.model, found.version, manifest, shared.hurry)
+        self.tally = tally
+        self.reason: str | None = None  # why an instance failed, lately
+        self.load_s = 0.0  # what the first load took
+        self.gone = threading.Event()  # unloaded, and nothing of it is left
+        self._shared = shared
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._states: dict[int, State] = {}
-        self._total = 0
-        self._rate = 0.0
-        self._counted = (time.monotonic(), 0)
+        self._memory: dict[int, int] = {}
+        self._began = 0.0
+        self._used_at = 0.0
         self.runners = [
             Runner(
-                worker_id=worker_id,
+                worker_id=shared.worker_id,
                 window=self.window,
                 make_executor=lambda instance=instance: Executor(  # type: ignore[misc]
                     model=found.model,
                     version=found.version,
                     path=found.path,
                     manifest=manifest,
-                    device=device,
+                    device=shared.device,
                     instance=instance,
                 ),
-                predictions=predictions,
-                claims=claims,
-                finisher=finisher,
-                publisher=publisher,
-                progress=progress,
-                materials=materials,
-                outputs=outputs,
+                predictions=shared.predictions,
+                claims=shared.claims,
+                finisher=shared.finisher,
+                publisher=shared.publisher,
+                progress=shared.progress,
+                materials=shared.materials,
+                outputs=shared.outputs,
                 fetch=manifest.fetch,
-                loading=loading,
-                hurry=hurry,
+                loading=shared.loading,
+                hurry=shared.hurry,
+                tally=tally,
                 on_state=lambda state, reason, loaded, instance=instance: self._on_state(  # type: ignore[misc]
                     instance, state, reason, loaded
                 ),
-                on_ended=self._count,
+                on_ended=self._ended,
             )
             for instance in range(manifest.instances)
         ]
 
+    @property
+    def state(self) -> State:
+        """Ready while any instance is."""
+        with self._lock:
+            states = set(self._states.values())
+        return "ready" if "ready" in states else "failed" if states == {"failed"} else "loading"
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the loaded instances took on the device; None while none is known."""
+        with self._lock:
+            return sum(self._memory.values()) if self._memory else None
+
+    @property
+    def busy(self) -> bool:
+        """Somebody waits here, or is on the device."""
+        return not self.window.empty or any(runner.busy for runner in self.runners)
+
+    def used_at(self) -> float:
+        """When there was last something to do, monotonic; 0 for never."""
+        if self.busy:
+            self._used_at = time.monotonic()
+        return max(self._used_at, self.window.offered_at)
+
     def start(self) -> None:
+        self._began = time.monotonic()
         for runner in self.runners:
             runner.start()
 
-    def wait_loaded(self, asked_to_stop: threading.Event) -> bool:
-        """Until every instance has loaded or failed, or the worker stops; whether any can serve."""
-        for runner in self.runners:
-            while not runner.wait_loaded(_LOOK_S) and not asked_to_stop.is_set():
-                pass
-        return any(runner.failed is None for runner in self.runners)
+    def close(self) -> None:
+        """No more in: who still waits goes back to the head of the line, for whoever serves it next."""
+        window = self.window
+        waiting = window.close()
+        self._shared.publisher.requeue(
+            (line, item.priority, hint) for item in waiting for line, hint in [window.hint_of(item)]
+        )
 
     def drain(self, deadline: float) -> None:
-        """The window must be closed before."""
+        """What is on the device is computed, up to `deadline` (monotonic). Closed before."""
         for runner in self.runners:
             runner.drain(deadline)
+
+    def unload(self) -> None:
+        """On a thread of its own: lets what is on the device end, and then the processes. `gone` is set at the end."""
+        self.close()
+        # Two calls may be under way; one that takes longer than it may is ended by its runner.
+        deadline = time.monotonic() + 2 * self.manifest.limits.timeout_s + 10.0
+
+        def run() -> None:
+            try:
+                self.drain(deadline)
+            finally:
+                self.gone.set()
+                self._on_change()
+
+        threading.Thread(target=run, name=f"unload {self.model}", daemon=True).start()
 
     def cancel(self, canceling: Mapping[str, str]) -> None:
         """Prediction id → claim; those of other versions are passed over."""
         for runner in self.runners:
             runner.cancel(canceling)
 
-    def served(self) -> Served:
-        """Asked once a beat."""
-        now, total = time.monotonic(), self._total
-        since, before = self._counted
-        if now > since:
-            self._rate += 0.3 * ((total - before) / (now - since) - self._rate)
-        self._counted = (now, total)
-        return Served(model=self.model, version=self.version, ended=total, rate=self._rate)
-
-    def _count(self, ended: dict[str, Ended], ids: Sequence[str]) -> None:
-        with self._lock:
-            self._total += len(ended)
-        self._on_ended(ended, ids)
+    def _ended(self, ended: dict[str, Ended], ids: Sequence[str]) -> None:
+        self.tally.ended(ended)
+        self._shared.on_ended(ended, ids)
 
     def _on_state(self, instance: int, state: State, reason: str | None, loaded: Loaded | None) -> None:
-        """The placement is ready while any instance is."""
         with self._lock:
             self._states[instance] = state
-            shown: State = "ready" if "ready" in self._states.values() else state
+            if state == "failed":
+                self.reason = reason
+            if loaded is not None:
+                context = CONTEXT_BYTES if self._shared.device.startswith("cuda") else 0
+                self._memory[instance] = (loaded.memory_bytes or 0) + context
+                self.load_s = self.load_s or time.monotonic() - self._began
         log.info(
             "%s@%s on %s: %s%s",
             self.model,
             self.version,
-            self._device,
+            self._shared.device,
             state,
             f": {reason}" if reason else "",
             extra={"model": self.model, "version": self.version, "state": state},
         )
+        if loaded is not None:
+            self._describe(loaded)
+        self._on_change()
+
+    def _describe(self, loaded: Loaded) -> None:
+        """What the loaded model said of itself."""
+        manifest = with_signature(self.manifest, loaded.inputs, loaded.outputs)
         try:
-            if loaded is not None:
-                self._models.describe(
-                    self.model,
-                    self.version,
-                    loaded.framework,
-                    with_signature(self._manifest, loaded.inputs, loaded.outputs),
-                )
-            self._models.place(
-                self._worker_id,
-                self._device,
-                self.model,
-                self.version,
-                shown,
-                reason=reason if shown == "failed" else None,
-                memory_bytes=None if loaded is None else loaded.memory_bytes,
-            )
+            self._shared.models.describe(self.model, self.version, loaded.framework, manifest)
         except StorageUnavailable as error:
-            log.warning("sql is away, the state of %s@%s is not recorded: %s", self.model, self.version, error)
+            log.warning("sql is away, what %s@%s says of itself is not recorded: %s", self.model, self.version, error)

@@ -26,9 +26,9 @@ class Stragglers:
     """One thread for all windows of a worker."""
 
     def __init__(
-        self, windows: Sequence[Window], predictions: Predictions, classes: Callable[[], Iterable[int]]
+        self, windows: Callable[[], Sequence[Window]], predictions: Predictions, classes: Callable[[], Iterable[int]]
     ) -> None:
-        """`classes`: those of tenants that are known now."""
+        """`windows` and `classes` (of tenants): those that there are now."""
         self._windows = windows
         self._predictions = predictions
         self._classes = classes
@@ -45,7 +45,8 @@ class Stragglers:
 
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
-            idle = [w for w in self._windows if w.empty and time.monotonic() - w.offered_at >= _EVERY_S]
+            now = time.monotonic()
+            idle = [w for w in self._windows() if w.empty and not w.paused and now - w.offered_at >= _EVERY_S]
             try:
                 if idle:
                     before = self._predictions.now() - _AGE_US

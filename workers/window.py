@@ -38,12 +38,22 @@ class Window:
         )
         self._changed = threading.Condition()
         self.open = True
+        self.paused = False
         #: Called, outside the lock, when a window that was full has room again.
         self.on_room: Callable[[], None] = lambda: None
 
     def accepts(self, *, bulk: bool) -> bool:
         """Whether intake should fetch more of these lines: those of batches, or the others."""
-        return self.open and not self._lane.full(bulk=bulk)
+        return self.open and not self.paused and not self._lane.full(bulk=bulk)
+
+    def pause(self, paused: bool) -> None:
+        """While paused, who waits stays, and nobody is fetched."""
+        with self._changed:
+            if self.paused == paused:
+                return
+            self.paused = paused
+            self._changed.notify_all()
+        self.on_room()
 
     def _full(self) -> tuple[bool, bool]:
         return self._lane.full(bulk=False), self._lane.full(bulk=True)
@@ -84,6 +94,9 @@ class Window:
             while True:
                 if not self.open or abandon():
                     return None
+                if self.paused:
+                    self._changed.wait()
+                    continue
                 was_full = self._full()
                 now = time.monotonic()
                 decision = self._lane.decide(now, free_at(), at_most(), pace())

@@ -205,6 +205,21 @@ def test_what_was_passed_by_is_published_again_while_the_batch_goes_on(world: Wo
     assert world.read(batch).fed < 4_000
 
 
+def test_what_was_lost_at_the_end_of_a_batch_is_published_again_though_others_keep_the_line_full(world: World) -> None:
+    first = world.batch(40)
+    world.step()
+    lost = world.fetch()  # and nobody has them
+    other = world.batch(2_000)
+    for _ in range(70):
+        world.step(1.0)
+        assert world.redis.llen(LINE) > 0
+        if again := [id_ for id_ in world.fetch(1) if id_ in lost]:
+            break
+    assert again, "they wait for ever"
+    assert world.read(first).fed == 40
+    assert world.read(other).fed < 2_000
+
+
 def test_a_cancel_ends_all_that_waits_tells_the_workers_and_is_over_when_they_let_go(world: World, store: Any) -> None:
     listening = world.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     listening.subscribe(notices.CANCELS)

@@ -31,6 +31,7 @@ def options(tmp_path: Path) -> Options:
         redis_url=None,
         database_url=None,
         blobs=None,
+        device_memory=None,
         insecure=False,
     )
 
