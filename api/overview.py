@@ -1,4 +1,4 @@
-"""The whole system at a glance, for the operator's page: collected once a second while somebody watches, for all who do.
+"""The whole system at a glance, for the operator's page: collected once a second while somebody watches, for all.
 
 Its rules: nothing of it runs in the event loop; who reads slowly gets the newest and never a backlog; a database that
 is away is said, and the last numbers stay. A snapshot is of the whole system, so every API process tells the same.
@@ -345,7 +345,7 @@ def _model(view: ModelView, route: Route, read: _Read) -> ModelState:
                 share=shares.get(row.version, 0.0),
                 shadow=row.version in route.traffic.shadow,
             )
-            for row in reversed(view.versions.values())
+            for row in reversed([*view.versions.values()])
         ],
     )
 

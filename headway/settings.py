@@ -107,7 +107,7 @@ def bootstrap_key(environ: Mapping[str, str]) -> str:
 
 
 def _web_address(environ: Mapping[str, str], name: str) -> str:
-    """"" where there is none. Raises SettingsError: it becomes a link."""
+    """ "" where there is none. Raises SettingsError: it becomes a link."""
     url = environ.get(name, "").strip()
     if url and not url.lower().startswith(("http://", "https://")):
         raise SettingsError(f"{name} is {url[:80]!r}, and should be an address like https://flower.example.com")

@@ -248,11 +248,13 @@ class Batches:
         return BatchPage(rows[:limit], len(rows) > limit)
 
     def newest(self, limit: int) -> list[Batch]:
-        """Of all tenants: open ones, newest first, then those of the newest that have ended; so many of each at most."""
+        """Of all tenants: open ones, newest first, then those of the newest that have ended; so many of each."""
 
         def query(connection: sqlalchemy.Connection) -> list[Batch]:
             rows = self._all(connection, "newest_open_batches", limit=limit)
-            ended = [row for row in self._all(connection, "newest_batches", limit=limit) if row.completed_at is not None]
+            ended = [
+                row for row in self._all(connection, "newest_batches", limit=limit) if row.completed_at is not None
+            ]
             return rows + sorted(ended, key=lambda row: row.completed_at or 0, reverse=True)
 
         return self._read(query)
