@@ -30,6 +30,7 @@ class Caller(NamedTuple):
     tenant: str
     grants: frozenset[Scope]
     bucket: Bucket | None = None  # None: it may call as often as it likes
+    key: str | None = None  # the first characters of its key, which are no secret; None: it has none
 
     def must(self, scope: Scope | None) -> None:
         """Raises Problem forbidden."""
@@ -100,8 +101,8 @@ class Access:
         }
         for key in keys:
             if key.revoked_at is None:
-                found = bytes.fromhex(key.digest), Caller(key.tenant_id, key.grants, self._buckets.get(key.id))
-                by_prefix[key.prefix.encode()].append(found)
+                caller = Caller(key.tenant_id, key.grants, self._buckets.get(key.id), key.prefix)
+                by_prefix[key.prefix.encode()].append((bytes.fromhex(key.digest), caller))
         self._by_prefix = dict(by_prefix)
         self._keyless = not keys
 

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import headway
 from api import (
+    aliases,
     batches,
     changes,
     events,
@@ -28,6 +29,7 @@ from api import (
     hot,
     keys,
     listing,
+    loading,
     models,
     openapi,
     outputs,
@@ -35,6 +37,8 @@ from api import (
     predict,
     predictions,
     problems,
+    queues,
+    routing,
     scrape,
     webhooks,
 )
@@ -257,16 +261,34 @@ DATA = [
 ]  # fmt: skip
 
 
+def _control(method: str, path: str, function: EndpointFunction) -> Endpoint:
+    """For operators, of all tenants' business; docs/operations.md lists them."""
+    return Endpoint(method, path, function, documented=False, scope="admin")
+
+
 CONTROL = [
     Endpoint("GET", "/metrics", scrape.metrics, documented=False, scope="read"),
     Endpoint("GET", "/ui", page.page, documented=False, scope=None),
     Endpoint("GET", "/ui/page.css", page.style, documented=False, scope=None),
     Endpoint("GET", "/ui/page.js", page.script, documented=False, scope=None),
     Endpoint("GET", "/ui/elements.js", page.elements, documented=False, scope=None),
-    Endpoint("GET", "/ui/events", page.events, documented=False),
-    Endpoint("POST", "/v1/keys", keys.create_key, documented=False),
-    Endpoint("GET", "/v1/keys", keys.list_keys, documented=False),
-    Endpoint("DELETE", "/v1/keys/{id}", keys.revoke_key, documented=False),
+    _control("GET", "/ui/events", page.events),
+    _control("POST", "/v1/keys", keys.create_key),
+    _control("GET", "/v1/keys", keys.list_keys),
+    _control("DELETE", "/v1/keys/{id}", keys.revoke_key),
+    _control("GET", "/v1/models", models.list_models),
+    _control("GET", "/v1/models/{model}", models.read_model),
+    _control("GET", "/v1/models/{model}/versions", models.list_versions),
+    _control("POST", "/v1/models/{model}/versions/{version}/load", loading.load),
+    _control("POST", "/v1/models/{model}/versions/{version}/unload", loading.unload),
+    _control("POST", "/v1/models/{model}/versions/{version}/reset", loading.reset),
+    _control("PUT", "/v1/models/{model}/aliases/{alias}", aliases.put_alias),
+    _control("DELETE", "/v1/models/{model}/aliases/{alias}", aliases.delete_alias),
+    _control("GET", "/v1/models/{model}/traffic", routing.read_traffic),
+    _control("PUT", "/v1/models/{model}/traffic", routing.put_traffic),
+    _control("GET", "/v1/models/{model}/queue", models.read_queue),
+    _control("POST", "/v1/models/{model}/queue/pause", queues.pause),
+    _control("POST", "/v1/models/{model}/queue/resume", queues.resume),
 ]
 
 #: What the framework serves itself on the data plane, and needs no key.
@@ -366,6 +388,7 @@ def _route(service: Service, endpoint: Endpoint) -> APIRoute:
             scope[hot.REQUEST_ID],
             headers=scope[hot.HEADERS],
             tenant=caller.tenant,
+            key=caller.key,
         )
         answer = await endpoint.function(service, call)
         if isinstance(answer, Answer):

@@ -74,7 +74,7 @@ async def create_batch(service: Service, call: Call) -> Answer:
         raise Problem.invalid("Give `version` or `alias`, not both.", parameter="alias")
     kind, zipped = _media(call)
     key = idempotency.key_of(call)
-    target = await service.registry.resolve(model, version, alias)
+    target = await service.registry.resolve(model, version, alias, whole=True)
     priority = _priority(asked.get("priority"))
     new = NewBatch(
         id=new_id(),

@@ -25,7 +25,7 @@ class Disconnected(Exception):  # noqa: N818  (a fact about the client, not a fa
 class Call:
     """What an endpoint may know of a request."""
 
-    __slots__ = ("headers", "params", "path", "query", "receive", "request_id", "tenant")
+    __slots__ = ("headers", "key", "params", "path", "query", "receive", "request_id", "tenant")
 
     def __init__(
         self,
@@ -36,8 +36,10 @@ class Call:
         *,
         headers: Mapping[bytes, bytes],
         tenant: str,
+        key: str | None = None,
     ) -> None:
         self.headers = headers
+        self.key = key  # the first characters of the caller's
         self.params = params
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]

@@ -35,6 +35,11 @@ WAITERS_FOUND_LATE = Counter(
     "headway_api_waiters_found_late",
     "Ended predictions that a waiting caller found in SQL, not by a notice. Rising: Redis is away or notices are lost.",
 )
+SHADOWS = Counter(
+    "headway_api_shadows",
+    "Copies for a version under comparison: sent, or skipped. Many skipped: it is slower than what it shadows.",
+    ["model", "version", "outcome"],
+)
 EVENT_STREAMS = Gauge("headway_api_event_streams", "Streams of events that clients have open here.")
 
 for _reason in ("queue_full", "rate_limited"):

@@ -8,7 +8,8 @@ from api.answers import Answer, json_answer
 from api.exchange import Call, query_parameters
 from api.registry import ModelView, drain_rate
 from api.service import Service
-from headway import broker
+from api.versions import fresh
+from headway import broker, quantiles
 from headway.registry import Version
 from headway.rendering import optional_time
 from storage.predictions import Backlog
@@ -22,25 +23,33 @@ async def list_models(service: Service, call: Call) -> Answer:
 
 
 async def read_model(service: Service, call: Call) -> Answer:
-    return json_answer(_model(await _fresh(service, call)))
+    query_parameters(call.query, {})
+    return json_answer(_model(await fresh(service, call)))
 
 
 async def list_versions(service: Service, call: Call) -> Answer:
     """Oldest first."""
-    view = await _fresh(service, call)
-    return json_answer({"object": "list", "data": [_version(row) for row in view.versions.values()]})
+    query_parameters(call.query, {})
+    view = await fresh(service, call)
+    return json_answer({"object": "list", "data": [version_body(row) for row in view.versions.values()]})
 
 
 async def read_queue(service: Service, call: Call) -> Answer:
     """The backlog of a model and of each of its versions; no line is counted beyond 100,000."""
-    view = await _fresh(service, call)
+    query_parameters(call.query, {})
+    return await queue_answer(service, await fresh(service, call))
+
+
+async def queue_answer(service: Service, view: ModelView) -> Answer:
+    """200 and the queue object."""
     backlog, now = await service.threads.run(lambda: _read_backlog(service, view))
     versions = []
     for version, row in view.versions.items():
         of_version = [one for line, one in backlog.items() if broker.parse_line(line).version == version]
         versions.append({"version": version, **_backlog(of_version, now, drain_rate(row))})
     total = _backlog(list(backlog.values()), now, view.drain_rate)
-    return json_answer({"object": "queue", "model": view.name, **total, "versions": versions})
+    paused = view.route.paused
+    return json_answer({"object": "queue", "model": view.name, "paused": paused, **total, "versions": versions})
 
 
 def _read_backlog(service: Service, view: ModelView) -> tuple[dict[str, Backlog], int]:
@@ -48,12 +57,6 @@ def _read_backlog(service: Service, view: ModelView) -> tuple[dict[str, Backlog]
     classes = service.tenants.classes()
     lines = [line for version in view.versions for line in broker.lines(view.name, version, classes)]
     return service.predictions.backlog(lines), service.predictions.now()
-
-
-async def _fresh(service: Service, call: Call) -> ModelView:
-    query_parameters(call.query, {})
-    await service.registry.refresh()
-    return await service.registry.model(call.params["model"])
 
 
 def _backlog(lines: list[Backlog], now: int, rate: float) -> dict[str, Any]:
@@ -72,21 +75,48 @@ def _model(view: ModelView) -> dict[str, Any]:
         "name": view.name,
         "latest": view.latest,
         "state": view.versions[view.latest].state,
+        "paused": view.route.paused,
         "aliases": dict(view.aliases),
-        "versions": [_version(row) for row in view.versions.values()],
+        "traffic": traffic_of(view),
+        "versions": [version_body(row) for row in view.versions.values()],
     }
 
 
-def _version(row: Version) -> dict[str, Any]:
+def traffic_of(view: ModelView) -> dict[str, Any]:
+    """Where submissions go that name no version. `now`: the share of each version that takes any."""
+    traffic = view.route.traffic
+    weights = {view.latest: 1.0} if view.split is None else view.split.weights
+    total = sum(weights.values())
+    return {
+        "versions": traffic.versions,
+        "shadow": traffic.shadow,
+        "sticky": traffic.sticky,
+        "now": {version: weight / total for version, weight in weights.items()},
+    }
+
+
+def version_body(row: Version) -> dict[str, Any]:
+    """`counts` since its workers started, the durations of their last minutes, from acceptance to the end."""
     manifest = row.manifest
+    ended = sum(placement.ended for placement in row.placements)
+    failed = sum(placement.stats.failed for placement in row.placements)
+    seconds = quantiles.added(placement.stats.seconds for placement in row.placements)
     return {
         "object": "model_version",
         "model": row.model,
         "version": row.version,
         "state": row.state,
         "reason": row.reason,
+        "released": row.released,
+        "wish": row.wish,
         "framework": row.framework,
         "sha256": row.sha256,
+        "devices": [placement.device for placement in row.placements if placement.state == "ready"],
+        "memory_bytes": row.memory_bytes,
+        "counts": {"ended": ended, "failed": failed},
+        "error_rate": failed / ended if ended else None,
+        "p50_seconds": quantiles.quantile(seconds, 0.5),
+        "p99_seconds": quantiles.quantile(seconds, 0.99),
         "created_at": optional_time(row.created_at),
         "loaded_at": optional_time(row.loaded_at),
         "batching": msgspec.to_builtins(manifest.batching),

@@ -21,12 +21,11 @@ from headway.batches import batch_json
 from headway.clock import now_us
 from headway.errors import StorageUnavailable
 from headway.quantiles import added, quantile
-from headway.registry import Device, Placement, Route, Version
+from headway.registry import Device, Placement, Version
 from headway.rendering import time_of
 from storage.batches import Batches
 from storage.failures import SCANNED_AT_MOST, Failures, Recent
 from storage.predictions import COUNTED_AT_MOST, Backlog
-from storage.routes import Routes
 
 if TYPE_CHECKING:
     from api.service import Service
@@ -174,7 +173,6 @@ class _Read(msgspec.Struct, frozen=True):
     now: int
     backlog: Mapping[str, Backlog]  # by line
     devices: list[Device]
-    routes: Mapping[str, Route]
     recent: Recent
     batches: list[msgspec.Raw]
 
@@ -184,7 +182,6 @@ class Overview:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
-        self._routes = Routes(service.database)
         self._failures = Failures(service.database)
         self._batches = Batches(service.database)
         self._thread = Threads("overview", 1)  # its own: a database that hangs holds nobody else's up
@@ -278,7 +275,6 @@ class Overview:
             now=service.predictions.now(),
             backlog=service.predictions.backlog(lines),
             devices=service.workers.devices(),
-            routes=self._routes.all(),
             recent=self._failures.recent(_FAILURES),
             batches=[msgspec.Raw(batch_json(row, "")) for row in self._batches.newest(_BATCHES)],
         )
@@ -293,7 +289,7 @@ def _links(service: "Service") -> Links:
 
 
 def _snapshot(now: Snapshot, views: Mapping[str, ModelView], read: _Read) -> Snapshot:
-    models = [_model(view, read.routes.get(view.name, Route()), read) for view in views.values()]
+    models = [_model(view, read) for view in views.values()]
     versions = [version for model in models for version in model.versions]
     oldest = [lane.oldest_age_seconds for one in versions for lane in one.lanes if lane.oldest_age_seconds is not None]
     return msgspec.structs.replace(
@@ -326,37 +322,29 @@ def _snapshot(now: Snapshot, views: Mapping[str, ModelView], read: _Read) -> Sna
     )
 
 
-def _model(view: ModelView, route: Route, read: _Read) -> ModelState:
-    aliases = {alias: version for alias, version in {**view.aliases, **route.aliases}.items() if version is not None}
-    shares = _shares(view, route)
+def _model(view: ModelView, read: _Read) -> ModelState:
+    traffic = view.route.traffic
+    weights = {view.latest: 1.0} if view.split is None else view.split.weights
+    total = sum(weights.values())
     lanes = _lanes(view, read)
     return ModelState(
         name=view.name,
-        paused=route.paused,
-        sticky=route.traffic.sticky,
-        split=bool(route.traffic.versions),
+        paused=view.route.paused,
+        sticky=traffic.sticky,
+        split=bool(traffic.versions),
         versions=[
             _version(
                 row,
                 lanes[row.version],
                 latest=row.version == view.latest,
-                aliases=sorted(alias for alias, version in aliases.items() if version == row.version),
-                weight=route.traffic.versions.get(row.version),
-                share=shares.get(row.version, 0.0),
-                shadow=row.version in route.traffic.shadow,
+                aliases=sorted(alias for alias, version in view.aliases.items() if version == row.version),
+                weight=traffic.versions.get(row.version),
+                share=weights.get(row.version, 0.0) / total,
+                shadow=row.version in traffic.shadow,
             )
             for row in reversed([*view.versions.values()])
         ],
     )
-
-
-def _shares(view: ModelView, route: Route) -> dict[str, float]:
-    """Of what names neither version nor alias: by the weights of those that are released, else all to the latest."""
-    weights = {version: weight for version, weight in route.traffic.versions.items() if version in view.versions}
-    released = {version: weight for version, weight in weights.items() if view.versions[version].released}
-    going = released or weights
-    total = sum(going.values())
-    return {version: weight / total for version, weight in going.items()} if going else {view.latest: 1.0}
 
 
 def _lanes(view: ModelView, read: _Read) -> dict[str, list[Lane]]:

@@ -104,7 +104,7 @@ async def _target(service: Service, call: Call, submission: Submission) -> Targe
         raise Problem.invalid("The version is already in the path.", **submission.where(field))
     if body.version is not None:
         version = str(body.version)
-    return await service.registry.resolve(call.params["model"], version, body.alias)
+    return await service.registry.resolve(call.params["model"], version, body.alias, metadata=body.metadata)
 
 
 def _row(

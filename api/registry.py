@@ -1,6 +1,7 @@
 """The models as the API knows them: a view of SQL, read every second and when something is not in it.
 
-`resolve` says which version a submission is for. It is fixed then, whatever becomes latest later.
+`resolve` says which version a submission is for. It is fixed then, whatever becomes latest later. Whose turn it is
+where traffic is split, each process knows for itself.
 """
 
 import asyncio
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from api.problems import Problem
 from api.refreshing import keep_fresh, seen
 from api.threads import PATIENCE_S, Threads
+from api.traffic import Split, weights_of
 from headway import broker, npy
 from headway.errors import InputRefused, StorageUnavailable
-from headway.registry import Version
+from headway.registry import Route, Version
 from headway.signature import Checked, check, check_array
 from storage.models import Models
+from storage.routes import Routes
 
 
 class Target:
@@ -76,28 +79,62 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model: its versions, oldest first."""
+    """One model: its versions, oldest first, and what operators have said of it."""
 
     name: str
     versions: Mapping[str, Version]
     targets: Mapping[str, Target]
-    aliases: Mapping[str, str]
-    latest: str  # what a submission without version or alias goes to
+    aliases: Mapping[str, str]  # operators' before those of model.toml
+    declared_aliases: Mapping[str, str]  # of model.toml
+    latest: str  # what a submission without version or alias goes to where traffic is not split
+    route: Route
+    split: Split | None  # None: to the latest
 
     @property
     def drain_rate(self) -> float:
         """Predictions that end per second, lately, over all workers."""
         return sum(drain_rate(row) for row in self.versions.values())
 
+    @property
+    def shadows(self) -> list[Target]:
+        """Versions that are sent copies now: those that have been warm, while nothing is paused."""
+        if self.route.paused:
+            return []
+        there = [version for version in self.route.traffic.shadow if version in self.versions]
+        return [self.targets[version] for version in there if self.versions[version].released]
+
+    def wanted(self, version: str) -> bool:
+        """By the policy of model.toml, an alias or traffic: it is loaded without anybody's word for it."""
+        route, newest = self.route, list(self.versions.values())[-1]
+        if version in (*self.aliases.values(), *route.traffic.versions, *route.traffic.shadow):
+            return True
+        policy = newest.manifest.policy
+        return policy == "all" or (version == newest.version if policy == "latest" else version in policy)
+
     @classmethod
-    def of(cls, name: str, rows: Iterable[Version]) -> "ModelView":
+    def of(
+        cls, name: str, rows: Iterable[Version], route: Route | None = None, before: "ModelView | None" = None
+    ) -> "ModelView":
+        """`before`: the last view of the same model, whose turns go on while its weights stand."""
         ordered = sorted(rows, key=_age)
+        route = route or Route()
+        versions = {row.version: row for row in ordered}
+        declared = ordered[-1].manifest.aliases
+        said = {**declared, **route.aliases}
+        split = None
+        if weights := weights_of(route.traffic, versions):
+            split = Split(name, weights, route.traffic.sticky)
+            if before is not None and split.same(before.split):
+                split = before.split
         return cls(
             name=name,
-            versions={row.version: row for row in ordered},
+            versions=versions,
             targets={row.version: Target(row) for row in ordered},
-            aliases=ordered[-1].manifest.aliases,
-            latest=max(ordered, key=lambda row: (_READINESS[row.state], _age(row))).version,
+            aliases={alias: version for alias, version in said.items() if version is not None},
+            declared_aliases=declared,
+            latest=max(ordered, key=lambda row: (_readiness(row), _age(row))).version,
+            route=route,
+            split=split,
         )
 
 
@@ -106,8 +143,13 @@ def drain_rate(row: Version) -> float:
     return sum((placement.rate for placement in row.placements), 0.0)
 
 
-#: The latest ready version; where none is, one that may still become ready.
-_READINESS = {"ready": 2, "loading": 1, "unloaded": 1, "failed": 0}
+def _readiness(row: Version) -> int:
+    """The latest is one that is released; where none is, one that may still become ready."""
+    if row.released:
+        return 3
+    if row.state == "failed":
+        return 0
+    return 1 if row.wish == "unload" else 2
 
 
 def _age(row: Version) -> tuple[bool, int]:
@@ -116,11 +158,15 @@ def _age(row: Version) -> tuple[bool, int]:
     return number, int(row.version) if number else row.created_at
 
 
+_NO_METADATA: Mapping[str, str] = {}
+
+
 class Registry:
     """`resolve` and `model` from any endpoint; `run` is the one task that refreshes."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, routes: Routes) -> None:
         self._models = models
+        self._routes = routes
         self._thread = Threads("registry", 1)
         self._views: dict[str, ModelView] = {}
         self._refresh: asyncio.Task[None] | None = None  # under way
@@ -153,10 +199,14 @@ class Registry:
         if previous is not None:
             await asyncio.wait((previous,))
         self._refresh, self._again = asyncio.current_task(), None
+        rows, routes = await self._thread.run(lambda: (self._models.all(), self._routes.all()))
         by_model: dict[str, list[Version]] = {}
-        for row in await self._thread.run(self._models.all):
+        for row in rows:
             by_model.setdefault(row.model, []).append(row)
-        self._views = {name: ModelView.of(name, rows) for name, rows in sorted(by_model.items())}
+        self._views = {
+            name: ModelView.of(name, of_model, routes.get(name), self._views.get(name))
+            for name, of_model in sorted(by_model.items())
+        }
 
     async def model(self, name: str) -> ModelView:
         """Raises Problem model_not_found."""
@@ -168,8 +218,19 @@ class Registry:
             raise Problem("model_not_found", f"There is no model {name[:80]!r}.")
         return view
 
-    async def resolve(self, name: str, version: str | None = None, alias: str | None = None) -> Target:
-        """Raises Problem: model, version or alias not found; unavailable with the reason where the version failed."""
+    async def resolve(
+        self,
+        name: str,
+        version: str | None = None,
+        alias: str | None = None,
+        *,
+        metadata: Mapping[str, str] = _NO_METADATA,
+        whole: bool = False,
+    ) -> Target:
+        """Of what names neither version nor alias traffic decides; `whole`: it is much, and goes to the heaviest.
+
+        Raises Problem: model, version or alias not found; unavailable with the reason where the version failed.
+        """
         view = await self.model(name)
         if not _known(view, version, alias):
             await self.refresh()
@@ -178,7 +239,9 @@ class Registry:
             version = view.aliases.get(alias)
             if version is None:
                 raise Problem("alias_not_found", f"The model {name!r} has no alias {alias[:80]!r}.")
-        target = view.targets.get(view.latest if version is None else version)
+        elif version is None:
+            version = _chosen(view, metadata, whole)
+        target = view.targets.get(version)
         if target is None:
             raise Problem("version_not_found", f"The model {name!r} has no version {str(version)[:80]!r}.")
         if target.state == "failed":
@@ -188,6 +251,12 @@ class Registry:
 
     def close(self) -> None:
         self._thread.close()
+
+
+def _chosen(view: ModelView, metadata: Mapping[str, str], whole: bool) -> str:
+    if view.split is None:
+        return view.latest
+    return view.split.heaviest if whole else view.split.choose(metadata)
 
 
 def _known(view: ModelView, version: str | None, alias: str | None) -> bool:

@@ -7,6 +7,7 @@ the rest. Every API process answers the same for the whole system, so a query ta
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -14,10 +15,11 @@ from prometheus_client.registry import Collector
 
 from api.answers import Answer
 from api.exchange import Call
+from api.registry import ModelView
 from api.service import Service
 from headway import broker
 from headway.errors import StorageUnavailable
-from headway.registry import Version
+from headway.registry import State, Version
 from storage.deliveries import Owed
 from storage.predictions import Backlog
 
@@ -33,13 +35,17 @@ Lane = tuple[str, str, int]  # model, version, step
 
 async def metrics(service: Service, call: Call) -> Answer:
     """In Prometheus' text format."""
-    versions = [row for view in service.registry.views.values() for row in view.versions.values()]
+    views = list(service.registry.views.values())
     try:
-        state = await service.threads.run(lambda: _read(service, versions), patience_s=_PATIENCE_S)
+        state = await service.threads.run(lambda: _read(service, _versions(views)), patience_s=_PATIENCE_S)
     except StorageUnavailable:
         state = None
-    body = await asyncio.to_thread(_exposition, WholeSystem(service.waiting.subscribed, versions, state))
+    body = await asyncio.to_thread(_exposition, WholeSystem(service.waiting.subscribed, views, state))
     return Answer(200, body, ((b"content-type", CONTENT_TYPE_LATEST.encode()),))
+
+
+def _versions(views: Sequence[ModelView]) -> list[Version]:
+    return [row for view in views for row in view.versions.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +83,19 @@ def _exposition(whole: "WholeSystem") -> bytes:
 class WholeSystem(Collector):
     """The series of the whole system; made for one answer, so that what is gone leaves no series behind."""
 
-    def __init__(self, broker_up: bool, versions: Sequence[Version], state: _State | None) -> None:
+    def __init__(self, broker_up: bool, views: Sequence[ModelView], state: _State | None) -> None:
         self._broker_up = broker_up
-        self._versions = versions
+        self._views = views
         self._state = state
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("headway_broker_up", "1 while this API process hears from Redis.", self._broker_up)
         yield GaugeMetricFamily("headway_sql_up", "1 if SQL answered this scrape.", self._state is not None)
         yield self._placements()
+        paused = GaugeMetricFamily("headway_model_paused", "1 while an operator has paused it.", labels=["model"])
+        for view in self._views:
+            paused.add_metric([view.name], view.route.paused)
+        yield paused
         workers = GaugeMetricFamily("headway_workers", "Live workers.")
         if self._state is not None:
             workers.add_metric([], self._state.workers)
@@ -97,9 +107,9 @@ class WholeSystem(Collector):
         family = GaugeMetricFamily(
             "headway_placements", "Workers that have a model version, by state.", labels=["model", "version", "state"]
         )
-        for row in self._versions:
+        for row in _versions(self._views):
             states = [placement.state for placement in row.placements]
-            for state in ("loading", "ready", "failed"):
+            for state in get_args(State):
                 family.add_metric([row.model, row.version, state], states.count(state))
         return family
 

@@ -28,6 +28,7 @@ from storage.engine import Database
 from storage.keys import Keys
 from storage.models import Models
 from storage.predictions import Predictions
+from storage.routes import Routes
 from storage.tenants import Tenants
 from storage.workers import Workers
 
@@ -55,7 +56,9 @@ class Service:
         self.blobs = Blobs(settings.blobs)
         self.threads = Threads("storage", 4)  # for what is neither a submission nor a read of predictions
         self._blob_threads = Threads("blobs", 8)
-        self.registry = Registry(Models(self.database))
+        self.models = Models(self.database)
+        self.routes = Routes(self.database)
+        self.registry = Registry(self.models, self.routes)
         self.tenants = Tenants(self.database)
         self.classes = Classes(self.tenants, self.threads)
         self.places = Places(self.predictions, self.tenants, self.registry)

@@ -11,8 +11,9 @@ import difflib
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -311,15 +312,38 @@ NAME_RULE = "lower-case letters, digits, and . _ - after the first character, at
 
 def scan(models: Path) -> list[Found]:
     """Every version there is, by name and number. Raises ManifestError only if `models` is no folder."""
+    return [found for folder in model_folders(models) for found in scan_model(folder)]
+
+
+def model_folders(models: Path) -> list[Path]:
+    """Where the models are, by name. Raises ManifestError if `models` is no folder."""
     try:
-        folders = sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
+        return sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
     except OSError as error:
         raise ManifestError(f"the models folder {models} cannot be read: {error.strerror}") from error
-    return [found for folder in folders for found in scan_model(folder)]
 
 
-def scan_model(folder: Path) -> list[Found]:
-    """The versions of one model; whatever is wrong is in there as `error`."""
+def digest_of(files: Iterable[Path]) -> str:
+    """SHA-256 in hex of the files one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def scan_model(
+    folder: Path,
+    *,
+    digest: Callable[[Sequence[Path]], str] = digest_of,
+    settled: Callable[[Path], bool] = lambda _: True,
+    before: Mapping[str, Found] = MappingProxyType({}),
+) -> list[Found]:
+    """The versions of one model; whatever is wrong is in there as `error`.
+
+    `settled`: whether a version folder may be read now. One that may not is what it was in `before`, or not there yet.
+    """
     model = folder.name
 
     def broken(version: str, reason: str) -> Found:
@@ -329,6 +353,11 @@ def scan_model(folder: Path) -> list[Found]:
         return [broken("", f"the folder name {model!r} is no model name: {NAME_RULE}")]
     try:
         versions = _versions(folder)
+        changing = {version for version in versions if not settled(folder / version)}
+        coming = changing - before.keys()
+        versions = [version for version in versions if version not in coming]
+        if coming and not versions:
+            return []
         if not versions:
             return [broken("", f"no version in {folder}: a version is a folder such as 1/ with a model file in it")]
         try:
@@ -339,9 +368,14 @@ def scan_model(folder: Path) -> list[Found]:
         missing = [
             broken(version, f"model.toml names version {version}, and {folder} has no such folder")
             for version in wanted
-            if version not in versions
+            if version not in versions and version not in coming
         ]
-        return missing + [_found(folder, version, manifest, version in wanted) for version in versions]
+        return missing + [
+            msgspec.structs.replace(before[version], manifest=manifest, wanted=version in wanted)
+            if version in changing
+            else _found(folder, version, manifest, version in wanted, digest)
+            for version in versions
+        ]
     except OSError as error:
         return [broken("", f"{folder} cannot be read: {error.strerror}")]
 
@@ -365,7 +399,9 @@ def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
     return list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
 
 
-def _found(folder: Path, version: str, manifest: Manifest, wanted: bool) -> Found:
+def _found(
+    folder: Path, version: str, manifest: Manifest, wanted: bool, digest: Callable[[Sequence[Path]], str]
+) -> Found:
     path = folder / version
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
@@ -380,7 +416,7 @@ def _found(folder: Path, version: str, manifest: Manifest, wanted: bool) -> Foun
         path=path,
         manifest=manifest,
         framework="python" if manifest.entry is not None else ARTIFACTS[files[0].name],
-        sha256=_digest(files),
+        sha256=digest(files),
         wanted=wanted,
     )
 
@@ -389,13 +425,3 @@ def artifact(version_folder: Path) -> Path | None:
     """The model file of a version folder."""
     files = (version_folder / name for name in ARTIFACTS)
     return next((file for file in files if file.is_file()), None)
-
-
-def _digest(files: Iterable[Path]) -> str:
-    """SHA-256 in hex of the files one after the other."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -71,22 +71,24 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     placements: list[Placement]
     memory_bytes: int | None = None  # what one instance took when it was last loaded
     wish: Wish | None = None
+    wished_at: int | None = None  # when that was said; None: never
 
     @property
     def released(self) -> bool:
         """It has been warm, so it takes traffic; one that was unloaded to make room since is loaded when asked."""
-        if self.state == "ready":
-            return True
-        return self.state != "failed" and self.wish != "unload" and self.loaded_at is not None
+        if self.wish == "unload":  # at once, not only when workers have heeded it
+            return False
+        return self.state == "ready" or (self.state != "failed" and self.loaded_at is not None)
 
 
-_Weight = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+#: Of a version beside others; only the shares matter.
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where submissions go that name neither version nor alias."""
 
-    versions: dict[str, _Weight] = {}  # empty: to the latest
+    versions: dict[str, Weight] = {}  # empty: to the latest
     shadow: tuple[str, ...] = ()  # copies go there, whose outputs nobody is answered with
     sticky: str | None = None  # a key of `metadata`: what has the same value goes to the same version
 

@@ -155,6 +155,7 @@ def _version(
     loaded_at: int | None,
     memory_bytes: int | None,
     wish: Wish | None,
+    wished_at: int | None,
     *,
     placements: list[Placement],
 ) -> Version:
@@ -172,5 +173,6 @@ def _version(
         loaded_at=loaded_at,
         memory_bytes=memory_bytes,
         wish=wish,
+        wished_at=wished_at,
         placements=placements,
     )

@@ -39,6 +39,10 @@ class Routes:
         """An alias to a version; None takes it away, whatever model.toml says."""
         self._write("point_alias", model=model, alias=alias, version=version)
 
+    def forget(self, model: str, alias: str) -> None:
+        """Nothing was ever said of this alias: it is as model.toml has it."""
+        self._write("forget_alias", model=model, alias=alias)
+
     def split(self, model: str, traffic: Traffic) -> None:
         """Traffic without versions and shadows goes to the latest version."""
         text = None if traffic == Traffic() else msgspec.json.encode(traffic).decode()

@@ -271,7 +271,7 @@ class Residents:
         versions = {(row.model, row.version): row for row in self._shared.models.all()}
         for name, row in versions.items():
             before = self._versions.get(name)
-            if before is not None and before.wish != row.wish and row.wish != "unload":
+            if before is not None and before.wished_at != row.wished_at and row.wish != "unload":
                 self._retry(name)
         self._versions, self._routes = versions, self._routes_in_sql.all()
         self._read_at = now

@@ -79,7 +79,7 @@ ON CONFLICT (worker_id, model, version) DO UPDATE SET
 UPDATE versions SET loaded_at = :now, memory_bytes = coalesce(:memory_bytes, memory_bytes) WHERE model = :model AND version = :version;
 
 -- all_versions
-SELECT model, version, path, sha256, framework, manifest, error, created_at, loaded_at, memory_bytes, wish FROM versions
+SELECT model, version, path, sha256, framework, manifest, error, created_at, loaded_at, memory_bytes, wish, wished_at FROM versions
 ORDER BY model, created_at, version;
 
 -- all_placements
@@ -91,7 +91,7 @@ ORDER BY p.model, p.version, p.worker_id;
 
 -- wish
 -- What an operator wants of a version; null: as the policy has it.
-UPDATE versions SET wish = :wish WHERE model = :model AND version = :version;
+UPDATE versions SET wish = :wish, wished_at = :now WHERE model = :model AND version = :version;
 
 -- all_routes
 SELECT model, traffic, paused FROM routes;
@@ -102,6 +102,9 @@ SELECT model, alias, version FROM aliases;
 -- point_alias
 INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version;
+
+-- forget_alias
+DELETE FROM aliases WHERE model = :model AND alias = :alias;
 
 -- split_traffic
 INSERT INTO routes (model, traffic) VALUES (:model, :traffic)

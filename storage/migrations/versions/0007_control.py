@@ -25,6 +25,7 @@ CREATE TABLE aliases (
 
 _COLUMNS = (
     ("versions", "wish {text}"),             # an operator's: load or unload; null: as the policy has it
+    ("versions", "wished_at {bigint}"),      # when that was last said
     ("versions", "memory_bytes {bigint}"),   # what one instance took on a device when it was last loaded
     ("placements", "stats {text}"),          # JSON: `headway.registry.Stats`
     ("workers", "stats {text}"),             # JSON: `headway.registry.DeviceStats`
