@@ -17,13 +17,12 @@ from api.answers import Write
 from api.registry import ModelView, drain_rate
 from api.threads import Threads
 from headway import broker
-from headway.batches import batch_json
+from headway.batches import Batch, BatchStatus, batch_json
 from headway.clock import now_us
 from headway.errors import StorageUnavailable
 from headway.quantiles import added, quantile
 from headway.registry import Device, Placement, Version
 from headway.rendering import time_of
-from storage.batches import Batches
 from storage.failures import SCANNED_AT_MOST, Failures, Recent
 from storage.predictions import COUNTED_AT_MOST, Backlog
 
@@ -48,10 +47,10 @@ OPENING = b"retry: 1000\n\n"
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """What waits for a version at a step of priority."""
+    """What waits for a version at a step of priority; of batches all that has not ended."""
 
     lane: str
-    depth: int  # counted up to 100,000
+    depth: int  # counted up to 100,000, but for batches
     oldest_age_seconds: float | None
 
 
@@ -174,7 +173,8 @@ class _Read(msgspec.Struct, frozen=True):
     backlog: Mapping[str, Backlog]  # by line
     devices: list[Device]
     recent: Recent
-    batches: list[msgspec.Raw]
+    open: list[Batch]
+    ended: list[Batch]
 
 
 class Overview:
@@ -183,7 +183,6 @@ class Overview:
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._failures = Failures(service.database)
-        self._batches = Batches(service.database)
         self._thread = Threads("overview", 1)  # its own: a database that hangs holds nobody else's up
         self._started_at = time_of(now_us())
         self._watchers = 0
@@ -269,14 +268,15 @@ class Overview:
         classes = service.tenants.classes()
         lines = [
             line for view in views.values() for version in view.versions for line in
-            broker.all_lines(view.name, version, classes)
+            broker.lines(view.name, version, classes)
         ]  # fmt: skip
         return _Read(
             now=service.predictions.now(),
             backlog=service.predictions.backlog(lines),
             devices=service.workers.devices(),
             recent=self._failures.recent(_FAILURES),
-            batches=[msgspec.Raw(batch_json(row, "")) for row in self._batches.newest(_BATCHES)],
+            open=service.batches.open(),
+            ended=service.batches.ended(_BATCHES),
         )
 
 
@@ -318,7 +318,7 @@ def _snapshot(now: Snapshot, views: Mapping[str, ModelView], read: _Read) -> Sna
             )
             for one in read.recent.failures
         ],
-        batches=read.batches,
+        batches=[msgspec.Raw(batch_json(row, "")) for row in [*read.open[:_BATCHES], *read.ended]],
     )
 
 
@@ -348,7 +348,7 @@ def _model(view: ModelView, read: _Read) -> ModelState:
 
 
 def _lanes(view: ModelView, read: _Read) -> dict[str, list[Lane]]:
-    """By version; the lines of all classes of tenants together."""
+    """By version; the lines of all classes of tenants together. Items of batches are in no count of a line."""
     depths: dict[tuple[str, int], int] = {}
     firsts: dict[tuple[str, int], int] = {}
     for name, backlog in read.backlog.items():
@@ -358,6 +358,13 @@ def _lanes(view: ModelView, read: _Read) -> dict[str, list[Lane]]:
             depths[key] = depths.get(key, 0) + backlog.depth
             if backlog.oldest is not None:
                 firsts[key] = min(firsts.get(key, backlog.oldest), backlog.oldest)
+
+    for batch in read.open:
+        left = batch.total - (batch.counts + batch.ahead).total
+        if left and batch.model == view.name and batch.status is not BatchStatus.VALIDATING:
+            key = batch.version, broker.BULK
+            depths[key] = depths.get(key, 0) + left
+            firsts[key] = min(firsts.get(key, batch.created_at), batch.created_at)
 
     def lane(version: str, step: int) -> Lane:
         first = firsts.get((version, step))

@@ -247,17 +247,11 @@ class Batches:
         rows = self._read(lambda c: self._all(c, "list_batches", **place))
         return BatchPage(rows[:limit], len(rows) > limit)
 
-    def newest(self, limit: int) -> list[Batch]:
-        """Of all tenants: open ones, newest first, then those of the newest that have ended; so many of each."""
-
-        def query(connection: sqlalchemy.Connection) -> list[Batch]:
-            rows = self._all(connection, "newest_open_batches", limit=limit)
-            ended = [
-                row for row in self._all(connection, "newest_batches", limit=limit) if row.completed_at is not None
-            ]
-            return rows + sorted(ended, key=lambda row: row.completed_at or 0, reverse=True)
-
-        return self._read(query)
+    def ended(self, limit: int) -> list[Batch]:
+        """Of all tenants, the last to end first: those among the newest `limit` batches."""
+        rows = self._read(lambda c: self._all(c, "newest_batches", limit=limit))
+        ended = [row for row in rows if row.completed_at is not None]
+        return sorted(ended, key=lambda row: row.completed_at or 0, reverse=True)
 
     def results(self, id_: str, after: int, limit: int) -> list[ItemResult]:
         """What has ended of the lines past `after`, up to the first that has not."""

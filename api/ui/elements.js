@@ -113,13 +113,25 @@ export function fill(node, share, words) {
 
 export function empty(section, none, title, lines = [], code = "") {
   const place = section.querySelector(".empty");
-  if (none && !place.firstChild) {
-    place.append(el("strong", "", title), ...lines.map((line) => el("p", "", line)));
+  if (none && place.firstChild?.textContent !== title) {
+    place.replaceChildren(el("strong", "", title), ...lines.map((line) => el("p", "", line)));
     if (code) place.append(el("code", "", code));
   }
   place.hidden = !none;
   const table = section.querySelector("table");
   if (table) table.hidden = none;
+}
+
+// A button whose act is told what its row, item or section shows now.
+export function action(node, act) {
+  const button = el("button");
+  button.type = "button";
+  button.addEventListener("click", () => act(button, node.item));
+  return button;
+}
+export function label(button, words, about) {
+  text(button, words);
+  attr(button, "aria-label", `${words} ${about}`);
 }
 
 // Small charts
@@ -152,3 +164,11 @@ export function remember(key, now, depth, rate) {
   return points;
 }
 export const peak = (points, field) => points.reduce((most, p) => Math.max(most, p[field]), 0);
+
+// Every power of two up to the largest, those that never were too.
+export function columns(sizes) {
+  const found = new Map(sizes);
+  const all = [];
+  for (let upTo = 1; upTo <= Math.max(0, ...found.keys()); upTo *= 2) all.push([upTo, found.get(upTo) ?? 0]);
+  return all;
+}

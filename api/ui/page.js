@@ -1,7 +1,7 @@
 // The operator's page: reads /ui/events and shows the newest snapshot. Elements are kept and patched, so that focus,
 // scroll and selection stay.
 
-import { ago, attr, bar, cell, clock, count, day, draw, duration, el, empty, fill, keyed, peak, perSecond, percent, plural, remember, size, spark, tags, text } from "/ui/elements.js";
+import { action, ago, attr, bar, cell, clock, columns, count, day, draw, duration, el, empty, fill, keyed, label, peak, perSecond, percent, plural, remember, size, spark, tags, text } from "/ui/elements.js";
 
 const SILENCE_MS = 12_000; // then a stream that says nothing is given up
 const LONGEST_MS = 15_000; // between two tries
@@ -28,42 +28,31 @@ const why = async (response) => {
   return String(problem.detail ?? problem.title ?? `The API answered ${response.status}.`);
 };
 
-async function press(button, path, failing, done, then) {
+// `call` answers what to say; what it throws is said as a failure, in the words of the API.
+async function press(button, failing, call) {
   if (button.getAttribute("aria-disabled") === "true") return;
   attr(button, "aria-disabled", "true");
   try {
-    const response = await fetch(path, { method: "POST", headers: authorized() });
-    if (response.ok) {
-      const body = await response.json().catch(() => ({}));
-      say(typeof done === "function" ? done(body ?? {}) : done);
-      then?.();
-    } else {
-      say(`${failing}: ${await why(response)}`, true);
-      if (response.status === 401) ask(false);
-    }
-  } catch {
-    say(`${failing}: the API did not answer.`, true);
+    say(await call());
+  } catch (error) {
+    say(`${failing}: ${error instanceof TypeError ? "the API did not answer." : error.message}`, true);
   } finally {
     attr(button, "aria-disabled", null);
   }
 }
-
-function action(node, act) {
-  const button = el("button");
-  button.type = "button";
-  button.addEventListener("click", () => act(button, node.item));
-  return button;
-}
-function label(button, words, about) {
-  text(button, words);
-  attr(button, "aria-label", `${words} ${about}`);
+async function post(path) {
+  const response = await fetch(path, { method: "POST", headers: authorized() });
+  if (response.ok) return (await response.json().catch(() => null)) ?? {};
+  const words = await why(response);
+  if (response.status === 401) ask();
+  throw new Error(words);
 }
 
 const part = encodeURIComponent;
 function pause(button, model) {
   const verb = model.paused ? "resume" : "pause";
   const done = model.paused ? `${model.name} goes on.` : `${model.name} is paused: what is queued stays queued.`;
-  press(button, `/v1/models/${part(model.name)}/queue/${verb}`, `${model.name} could not be ${verb}d`, done);
+  press(button, `${model.name} could not be ${verb}d`, async () => (await post(`/v1/models/${part(model.name)}/queue/${verb}`), done));
 }
 function load(button, { model, version }) {
   const name = `${model.name}@${version.version}`;
@@ -71,7 +60,7 @@ function load(button, { model, version }) {
   const goes = version.depth ? `${plural(version.depth, "prediction")} wait${version.depth === 1 ? "s" : ""} for it` : `${percent(version.share)} of the traffic goes there`;
   if (verb === "unload" && (version.share || version.depth) && !confirm(`Unload ${name}? ${goes}, and will wait.`)) return;
   const done = verb === "load" ? `${name} is being loaded.` : `${name} is being unloaded.`;
-  press(button, `/v1/models/${part(model.name)}/versions/${part(version.version)}/${verb}`, `${name} could not be ${verb}ed`, done);
+  press(button, `${name} could not be ${verb}ed`, async () => (await post(`/v1/models/${part(model.name)}/versions/${part(version.version)}/${verb}`), done));
 }
 const here = (version) => version.state === "ready" || version.state === "loading";
 
@@ -249,13 +238,6 @@ function deviceItem() {
   item.parts = parts;
   return item;
 }
-// Every power of two up to the largest, those that never were too.
-function columns(sizes) {
-  const found = new Map(sizes);
-  const all = [];
-  for (let upTo = 1; upTo <= Math.max(0, ...found.keys()); upTo *= 2) all.push([upTo, found.get(upTo) ?? 0]);
-  return all;
-}
 function showDevices(s) {
   keyed($("devices").querySelector(".list"), s.devices, (d) => d.worker_id, deviceItem, ({ parts }, d) => {
     text(parts.name, d.device);
@@ -266,7 +248,7 @@ function showDevices(s) {
     const share = d.memory_budget ? d.memory_bytes / d.memory_budget : 0;
     const words = d.memory_budget ? `${size(d.memory_bytes)} of ${size(d.memory_budget)}` : size(d.memory_bytes);
     fill(parts.memory, share, words);
-    attr(parts.memory, "class", share > 0.9 ? "bar full" : "bar");
+    attr(parts.memory, "class", !d.memory_budget ? "bar none" : share > 0.9 ? "bar full" : "bar");
     text(parts.memoryWord, words);
     const sizes = columns(d.batch_sizes);
     const most = Math.max(1, ...sizes.map(([, n]) => n));
@@ -317,6 +299,27 @@ const retried = new Map(); // id → attempt: rows that are gone before SQL says
 let touched = -Infinity; // when somebody last was at the list: it does not move under a hand
 for (const event of ["pointermove", "pointerdown", "keydown", "focusin"]) $("failures").addEventListener(event, () => { touched = performance.now(); });
 
+function retry(button, f) {
+  press(button, `${f.id} could not be retried`, async () => {
+    await post(`/v1/predictions/${part(f.id)}/retry`);
+    retried.set(f.id, f.attempt);
+    showFailures(shown);
+    return `${f.id} is queued again.`;
+  });
+}
+function retryAll(button, model) {
+  if (!confirm(`Retry all failed predictions of ${model}?`)) return;
+  press(button, `The failures of ${model} could not be retried`, async () => {
+    let n = 0;
+    for (let page = { has_more: true }; page.has_more; ) { // each call does as many as it may
+      const after = page.last_id ? `&after=${part(page.last_id)}` : "";
+      page = await post(`/v1/predictions/retry?status=failed&model=${part(model)}${after}`);
+      n += page.retried ?? 0;
+    }
+    return `${plural(n, "prediction")} of ${model} ${n === 1 ? "is" : "are"} queued again.`;
+  });
+}
+
 function failureRow() {
   const row = el("tr");
   const parts = { time: el("time"), ago: el("small", "dim"), name: el("span", "name"), code: cell("Code", "code"), message: cell("Message", "message"), id: cell("Prediction", "id"), attempt: cell("Attempt", "n") };
@@ -324,10 +327,7 @@ function failureRow() {
   when.append(parts.time, parts.ago);
   model.append(parts.name);
   parts.batch = act.appendChild(el("small", "dim", "of a batch"));
-  parts.button = act.appendChild(action(row, (button, f) => press(button, `/v1/predictions/${part(f.id)}/retry`, `${f.id} could not be retried`, `${f.id} is queued again.`, () => {
-    retried.set(f.id, f.attempt);
-    showFailures(shown);
-  })));
+  parts.button = act.appendChild(action(row, retry));
   row.append(when, model, parts.code, parts.message, parts.id, parts.attempt, act);
   row.parts = parts;
   return row;
@@ -359,13 +359,7 @@ function showFailures(s) {
   const models = [...new Set(listed.filter((f) => !f.batch_id).map((f) => f.model))].sort();
   keyed($("failures").querySelector(".redrive"), models, (m) => m, () => {
     const node = el("span");
-    node.append(action(node, (button, model) => {
-      if (!confirm(`Retry all failed predictions of ${model}?`)) return;
-      press(button, `/v1/predictions/retry?status=failed&model=${part(model)}`, `The failures of ${model} could not be retried`, (body) => {
-        const n = body.retried ?? body.count;
-        return typeof n === "number" ? `${plural(n, "prediction")} of ${model} ${n === 1 ? "is" : "are"} queued again.` : `The failed predictions of ${model} are queued again.`;
-      });
-    }));
+    node.append(action(node, retryAll));
     return node;
   }, (node, model) => text(node.firstChild, `Retry all failed of ${model}`));
   empty($("failures"), !listed.length, "No failures.", ["Predictions that fail show here with what the model said, and can be retried."]);
@@ -436,7 +430,7 @@ async function connect() {
   try {
     hear();
     const response = await fetch("/ui/events", { headers: authorized(), signal: mine.signal, cache: "no-store" });
-    if (response.status === 401 || response.status === 403) return ask(true, response.status);
+    if (response.status === 401 || response.status === 403) return ask(response.status);
     if (!response.ok) reason = (await why(response)).replace(/\.$/, "");
     else await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), hear);
   } catch (error) {
@@ -477,7 +471,7 @@ function wait(reason) {
   tick();
 }
 
-function ask(instead, status = 401) {
+function ask(status = 401) {
   if (key) {
     say(status === 403 ? "That key lacks the scope admin." : "That key is not valid.", true);
     sessionStorage.removeItem(KEY);
@@ -486,7 +480,7 @@ function ask(instead, status = 401) {
   current?.abort();
   current = undefined;
   clearTimeout(timer);
-  if (instead) $("main").hidden = true;
+  $("main").hidden = true;
   state("wait", "Waiting for a key");
   $("access").hidden = false;
   $("key").focus();

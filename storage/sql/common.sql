@@ -302,11 +302,8 @@ SELECT * FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :key;
 -- All that somebody has to look after.
 SELECT * FROM batches WHERE completed_at IS NULL ORDER BY id;
 
--- newest_open_batches
-SELECT * FROM batches WHERE completed_at IS NULL ORDER BY id DESC LIMIT :limit;
-
 -- newest_batches
--- Whatever their state: their ids are their age.
+-- Of all tenants, whatever their state: their ids are their age.
 SELECT * FROM batches ORDER BY id DESC LIMIT :limit;
 
 -- list_batches

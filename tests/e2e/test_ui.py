@@ -1,4 +1,4 @@
-"""The operator's page in a real browser, beside a real `headway up`: idle, busy, failing, on a phone, in light and dark.
+"""The operator's page in a real browser, beside a real `headway up`: idle, busy, failing, on a phone, light and dark.
 
 With HEADWAY_SCREENSHOTS its pictures go into that folder too.
 """
@@ -41,15 +41,15 @@ class Picky(Model):
 }
 
 
+KEY = "hw_" + "k" * 40
+
+
 @pytest.fixture(scope="module")
 def headway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
+    """With an operator's key, and without models."""
     folder = tmp_path_factory.mktemp("ui")
-    for name, source in MODELS.items():
-        version = folder / "models" / name / "1"
-        version.mkdir(parents=True)
-        (version / "model.py").write_text(source)
-        (version.parent / "model.toml").write_text("[batching]\nmax_batch_size = 8\n")
-    with RunningHeadway(folder) as running:
+    (folder / "models").mkdir()
+    with RunningHeadway(folder, environ={"HEADWAY_BOOTSTRAP_KEY": KEY}) as running:
         yield running
 
 
@@ -63,7 +63,9 @@ def browser() -> Iterator[Browser]:
 class Window:
     """The page in a window of its own; what the browser complains of is kept."""
 
-    def __init__(self, browser: Browser, url: str, pictures: Path, *, width: int = 1440, dark: bool = False) -> None:
+    def __init__(
+        self, browser: Browser, url: str, pictures: Path, *, width: int = 1440, dark: bool = False, key: str = KEY
+    ) -> None:
         self.context = browser.new_context(
             viewport={"width": width, "height": 900 if width > 400 else 740},
             color_scheme="dark" if dark else "light",
@@ -76,8 +78,12 @@ class Window:
         self._pictures = pictures
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type != "log" else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        if key:
+            self.page.add_init_script(f"sessionStorage.setItem('headway.key', '{key}')")
         self.page.goto(f"{url}/ui")
-        expect(self.page.get_by_text("Live", exact=True)).to_be_visible()
+
+    def live(self) -> None:
+        expect(self.page.locator("#live-text")).to_have_text("Live", timeout=15_000)
 
     def picture(self, name: str) -> None:
         for folder in {str(self._pictures), os.environ.get("HEADWAY_SCREENSHOTS") or str(self._pictures)}:
@@ -100,11 +106,40 @@ class Window:
         raise AssertionError(f"no key leads to {name!r}; the focus is at {self.focused()!r}")
 
 
+def client_of(headway: RunningHeadway) -> httpx.Client:
+    return httpx.Client(base_url=headway.data_url, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+
+
 def submit(headway: RunningHeadway, model: str, *inputs: str, priority: int = 5) -> None:
-    with httpx.Client(base_url=headway.data_url, timeout=30) as client:
+    with client_of(headway) as client:
         for one in inputs:
             body = {"input": one, "priority": priority}
             assert client.post(f"/v1/models/{model}/predictions", json=body).status_code == 202
+
+
+def test_the_page_asks_for_a_key_and_keeps_it_in_its_tab_only(
+    headway: RunningHeadway, browser: Browser, tmp_path: Path
+) -> None:
+    window = Window(browser, headway.control_url, tmp_path, width=360, key="")
+    page = window.page
+    field = page.get_by_label("Admin key")
+    expect(field).to_be_focused()
+    expect(page.locator("main")).to_be_hidden()
+    page.keyboard.type("hw_wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").get_by_text("That key is not valid.")).to_be_visible()
+    expect(field).to_be_focused()
+    page.keyboard.type(KEY)
+    page.keyboard.press("Enter")
+    window.live()
+    expect(page.get_by_text("headway init NAME")).to_be_visible()  # what to do while there is no model
+    assert not window.overflows()
+    page.reload()
+    window.live()
+    page.get_by_role("button", name="Forget the key").click()
+    expect(field).to_be_visible()
+    assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [0, 0, ""]
+    window.context.close()
 
 
 def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
@@ -114,21 +149,28 @@ def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
     wide = Window(browser, control, tmp_path)
     page = wide.page
 
+    # Models appear as they are put into the folder
+    wide.live()
+    for name, source in MODELS.items():
+        version = headway.folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version.parent / "model.toml").write_text("[batching]\nmax_batch_size = 8\n")
+        (version / "model.py").write_text(source)
+    expect(page.locator("#models tbody").get_by_text("ready")).to_have_count(2, timeout=30_000)
+
     # Idle
     expect(page.get_by_text("Nothing waits, and nothing runs.")).to_be_visible()
     expect(page.get_by_text("No failures.")).to_be_visible()
     expect(page.locator("#devices")).to_contain_text("cpu")
-    expect(page.locator("#models tbody .state").first).to_contain_text("ready")
     wide.picture("idle")
 
     # Busy
     for priority in (0, 5, 9):
         submit(headway, "sentiment", *map(str, range(80)), priority=priority)
     lines = "\n".join(f'{{"input": "line {n}"}}' for n in range(400))
-    answer = httpx.post(
-        f"{headway.data_url}/v1/batches?model=sentiment", content=lines, headers={"content-type": "application/jsonl"}
-    )
-    assert answer.status_code == 202
+    with client_of(headway) as client:
+        form = {"content-type": "application/jsonl"}
+        assert client.post("/v1/batches?model=sentiment", content=lines, headers=form).status_code == 202
     row = page.locator("#queue tbody tr", has_text="sentiment")
     for cell in ("7–9", "Batches"):
         expect(row.locator(f'td[data-label="{cell}"] span')).to_have_text(re.compile("[1-9]"))
@@ -191,12 +233,13 @@ def test_a_lost_connection_is_said_and_comes_back_and_so_is_what_a_button_could_
 ) -> None:
     window = Window(browser, headway.control_url, tmp_path)
     page = window.page
+    window.live()
     problem = {
         "status": 503,
         "content_type": "application/problem+json",
         "body": '{"detail": "Not now, <b>please</b>."}',
     }
-    page.route("**/queue/pause", lambda route: route.fulfill(**problem))  # type: ignore[arg-type]
+    page.route("**/queue/pause", lambda route: route.fulfill(**problem))
     page.get_by_role("button", name="Pause picky").first.click()
     expect(page.get_by_role("status").get_by_text("picky could not be paused: Not now, <b>please</b>.")).to_be_visible()
     window.complaints.clear()  # of the 503
@@ -205,33 +248,7 @@ def test_a_lost_connection_is_said_and_comes_back_and_so_is_what_a_button_could_
     expect(page.get_by_text(re.compile(r"Trying again in \d+ s"))).to_be_visible()
     expect(page.locator("main")).to_have_class("stale")
     window.picture("lost")
-    expect(page.get_by_text("Live", exact=True)).to_be_visible(timeout=15_000)
+    window.live()
     expect(page.locator("main")).not_to_have_class("stale")
     assert not [said for said in window.complaints if "Failed to load resource" not in said and "net::" not in said]
     window.context.close()
-
-
-def test_where_there_are_keys_the_page_asks_for_one_and_keeps_it_in_its_tab(browser: Browser, tmp_path: Path) -> None:
-    key = "hw_" + "k" * 40
-    (tmp_path / "models").mkdir()
-    with RunningHeadway(tmp_path, environ={"HEADWAY_BOOTSTRAP_KEY": key}) as guarded:
-        context = browser.new_context(viewport={"width": 360, "height": 740})
-        page = context.new_page()
-        page.goto(f"{guarded.control_url}/ui")
-        field = page.get_by_label("Admin key")
-        expect(field).to_be_focused()
-        expect(page.locator("main")).to_be_hidden()
-        page.keyboard.type("hw_wrong")
-        page.keyboard.press("Enter")
-        expect(page.get_by_text("That key is not valid.")).to_be_visible()
-        page.keyboard.type(key)
-        page.keyboard.press("Enter")
-        expect(page.get_by_text("Live", exact=True)).to_be_visible()
-        expect(page.get_by_text("headway init NAME")).to_be_visible()
-        page.reload()
-        expect(page.get_by_text("Live", exact=True)).to_be_visible()
-        page.get_by_role("button", name="Forget the key").click()
-        expect(field).to_be_visible()
-        assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [0, 0, ""]
-        assert context.cookies() == []
-        context.close()

@@ -58,19 +58,26 @@ def test_a_tenant_with_any_number_of_failures_hides_no_other_and_is_counted_so_f
     assert recent.failures[-1].id == quiet
 
 
-def test_the_newest_batches_are_the_open_ones_of_all_tenants_then_those_that_ended(store: Store) -> None:
+def test_of_the_newest_batches_of_all_tenants_those_that_ended_are_told_the_last_to_end_first(store: Store) -> None:
     batches = Batches(store.database)
 
     def begun(tenant_id: str) -> str:
         new = NewBatch(
-            id=new_id(), tenant_id=tenant_id, model="digits", version="1", alias=None, line=store.lines[0],
-            priority=5, max_attempts=3,
-        )  # fmt: skip
+            id=new_id(),
+            tenant_id=tenant_id,
+            model="digits",
+            version="1",
+            alias=None,
+            line=store.lines[0],
+            priority=5,
+            max_attempts=3,
+        )
         return batches.begin(new, "digest").id
 
-    old, ended, newer = begun("acme"), begun("zeta"), begun("zeta")
-    assert batches.cancel(ended, "zeta")[0]
-    assert batches.complete(ended)
-    assert [row.id for row in batches.newest(10)] == [newer, old, ended]
-    assert [row.id for row in batches.newest(2)] == [newer, old, ended]
-    assert [row.id for row in batches.newest(1)] == [newer]
+    first, second, still = begun("acme"), begun("zeta"), begun("zeta")
+    for id_, tenant_id in ((second, "zeta"), (first, "acme")):
+        assert batches.cancel(id_, tenant_id)[0]
+        assert batches.complete(id_)
+    assert [row.id for row in batches.ended(10)] == [first, second]
+    assert [row.id for row in batches.ended(2)] == [second]
+    assert [row.id for row in batches.open()] == [still]

@@ -13,14 +13,11 @@ import httpx
 import psycopg
 import pytest
 
-from headway import broker
-from headway.clock import new_id
 from headway.errors import ItemCode, ItemError
 from headway.keys import new_token
 from headway.manifest import Found, parse
 from headway.registry import DeviceStats, Stats, Traffic
-from headway.testing import new_prediction, wait_until
-from storage.batches import Batches, NewBatch
+from headway.testing import wait_until
 from storage.keys import Keys
 from storage.migrate import upgrade
 from storage.models import Models
@@ -164,19 +161,15 @@ def test_what_is_shown_is_what_was_done(new_stack: Callable[..., "Stack"], datab
         assert stack.api.submit(1, priority=priority, version="1").status_code == 202
     failing = [stack.api.submit(HOSTILE).json()["id"] for _ in range(2)]
     worker.run(*failing, answer=lambda body: ItemError(ItemCode.MODEL_ERROR, HOSTILE))
-    batches = Batches(database)
-    bulk = broker.line("echo", "2", 15)
-    batch = batches.begin(
-        NewBatch(id=new_id(), tenant_id="other", model="echo", version="2", alias=None, line=bulk, priority=5,
-                 max_attempts=3), "digest")  # fmt: skip
-    worker.predictions.insert([new_prediction(model="echo", version="2", line=bulk, tenant_id="other")])
+    lines = {"content": '{"input": 1}\n' * 3, "headers": {"content-type": "application/jsonl"}}
+    batch = stack.api.client.post("/v1/batches?model=echo&version=2", **lines).json()  # type: ignore[arg-type]
 
     with watching(stack.api) as page:
         shown = page.until(lambda s: s["failures"] and version_of(s, "echo", "2")["ended"] == 10, "all of it")
     assert (shown["headway"], shown["sql"], shown["broker"], shown["workers"]) == ("0.1.0", True, True, 1)
     assert shown["links"] == {"flower": ":5555/", "docs": ":8000/docs", "metrics": "/metrics"}
     totals = shown["totals"]
-    assert (totals["rate"], totals["queued"], totals["failed_last_hour"]) == (2.5, 5, 2)
+    assert (totals["rate"], totals["queued"], totals["failed_last_hour"]) == (2.5, 7, 2)
     assert 0 < totals["oldest_age_seconds"] < 30
     (echo,) = [one for one in shown["models"] if one["name"] == "echo"]
     assert (echo["paused"], echo["sticky"], echo["split"]) == (True, "user", True)
@@ -188,7 +181,7 @@ def test_what_is_shown_is_what_was_done(new_stack: Callable[..., "Stack"], datab
         ("7-9", 1),
         ("batches", 0),
     ]
-    assert [lane["depth"] for lane in second["lanes"]] == [0, 0, 0, 1]
+    assert [lane["depth"] for lane in second["lanes"]] == [0, 0, 0, 3]
     assert first["lanes"][3]["oldest_age_seconds"] is None
     assert (first["share"], second["share"], third["share"]) == (0.75, 0.25, 0.0)  # the third was never warm
     assert (third["state"], third["reason"], third["shadow"], third["released"]) == (
@@ -204,7 +197,7 @@ def test_what_is_shown_is_what_was_done(new_stack: Callable[..., "Stack"], datab
     assert [(one["model"], one["version"]) for one in device["loaded"]] == [("echo", "1"), ("echo", "2")]
     assert [one["id"] for one in shown["failures"]] == failing[::-1]
     assert {(one["code"], one["message"], one["attempt"]) for one in shown["failures"]} == {("model_error", HOSTILE, 1)}
-    assert [(one["id"], one["status"]) for one in shown["batches"]] == [(batch.id, "validating")]
+    assert [(one["id"], one["status"]) for one in shown["batches"]] == [(batch["id"], "in_progress")]
 
 
 def test_however_many_watch_there_is_one_collection_a_second_and_without_watchers_none(api: "Api") -> None:
