@@ -134,7 +134,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
     rate: float
     queued: int
-    oldest_age_seconds: float | None
+    oldest_age_seconds: float | None  # but for batches
     failed_last_hour: int  # counted up to `failed_at_most` a tenant
     failed_at_most: int = SCANNED_AT_MOST
     depth_at_most: int = COUNTED_AT_MOST
@@ -291,7 +291,7 @@ def _links(service: "Service") -> Links:
 def _snapshot(now: Snapshot, views: Mapping[str, ModelView], read: _Read) -> Snapshot:
     models = [_model(view, read) for view in views.values()]
     versions = [version for model in models for version in model.versions]
-    oldest = [lane.oldest_age_seconds for one in versions for lane in one.lanes if lane.oldest_age_seconds is not None]
+    ages = [lane.oldest_age_seconds for one in versions for lane in one.lanes if lane.lane != LANES[broker.BULK]]
     return msgspec.structs.replace(
         now,
         sql=True,
@@ -300,7 +300,7 @@ def _snapshot(now: Snapshot, views: Mapping[str, ModelView], read: _Read) -> Sna
         totals=Totals(
             rate=sum(one.rate for one in versions),
             queued=sum(one.depth for one in versions),
-            oldest_age_seconds=max(oldest, default=None),
+            oldest_age_seconds=max((age for age in ages if age is not None), default=None),
             failed_last_hour=read.recent.lately,
         ),
         models=models,

@@ -69,7 +69,7 @@ const here = (version) => version.state === "ready" || version.state === "loadin
 function tile(title) {
   const value = el("p", "value");
   const note = el("p", "note");
-  const node = el("div", "tile", el("h3", "", title), value, note);
+  const node = el("div", "tile", el("p", "title", title), value, note);
   $("tiles").append(node);
   return { node, value, note };
 }
@@ -98,11 +98,12 @@ function showTotals(s, now) {
   text(tiles.rate.note, `peak ${perSecond(peak(points, "rate"))} in 2 min`);
   draw(tiles.rate.chart, points, now, "rate", ["rate"], "Predictions a second in the last two minutes");
   text(tiles.queued.value, count(totals.queued, totals.depth_at_most));
-  text(tiles.queued.note, `peak ${count(peak(points, "depth"), totals.depth_at_most)} in 2 min`);
+  const bulk = s.models.flatMap((m) => m.versions).reduce((sum, v) => sum + v.lanes[3].depth, 0);
+  text(tiles.queued.note, bulk ? `${count(bulk)} in batches` : `peak ${count(peak(points, "depth"), totals.depth_at_most)} in 2 min`);
   draw(tiles.queued.chart, points, now, "depth", ["area", "edge"], "Queued in the last two minutes");
   text(tiles.oldest.value, totals.oldest_age_seconds == null ? "–" : duration(totals.oldest_age_seconds));
   const paused = s.models.filter((m) => m.paused);
-  text(tiles.oldest.note, paused.length ? `${plural(paused.length, "model")} paused` : totals.queued ? "of what is queued" : "nothing waits");
+  text(tiles.oldest.note, paused.length ? `${plural(paused.length, "model")} paused` : totals.queued ? "but for batches" : "nothing waits");
   text(tiles.failed.value, count(totals.failed_last_hour, totals.failed_at_most));
   text(tiles.failed.note, totals.failed_last_hour ? `of ${plural(new Set(s.failures.map((f) => f.model)).size || 1, "model")}` : "none");
   attr(tiles.failed.node, "class", totals.failed_last_hour ? "tile bad" : "tile");
