@@ -35,6 +35,7 @@ from api import (
     models,
     openapi,
     outputs,
+    page,
     predict,
     predictions,
     problems,
@@ -270,6 +271,11 @@ def _control(method: str, path: str, function: EndpointFunction) -> Endpoint:
 
 CONTROL = [
     Endpoint("GET", "/metrics", scrape.metrics, documented=False, scope="read"),
+    Endpoint("GET", "/ui", page.page, documented=False, scope=None),
+    Endpoint("GET", "/ui/page.css", page.style, documented=False, scope=None),
+    Endpoint("GET", "/ui/page.js", page.script, documented=False, scope=None),
+    Endpoint("GET", "/ui/elements.js", page.elements, documented=False, scope=None),
+    _control("GET", "/ui/events", page.events),
     _control("POST", "/v1/keys", keys.create_key),
     _control("GET", "/v1/keys", keys.list_keys),
     _control("DELETE", "/v1/keys/{id}", keys.revoke_key),
@@ -456,7 +462,8 @@ def control_app(service: Service) -> ASGIApp:
         routes=[_route(service, endpoint) for endpoint in CONTROL],
         exception_handlers=HANDLERS,
     )
-    return hot.Front(service, app, [], sites=_sites(service, ()), open_paths=[])
+    paths = [endpoint.path for endpoint in CONTROL if endpoint.scope is None]
+    return hot.Front(service, app, [], sites=_sites(service, ()), open_paths=paths)
 
 
 def _sites(service: Service, origins: Sequence[str]) -> Sites:

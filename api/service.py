@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from api.access import Access
 from api.capacity import Capacity
+from api.overview import Overview
 from api.places import Places
 from api.publisher import Publisher
 from api.reading import Reader
@@ -73,6 +74,7 @@ class Service:
         self.reader: Reader
         self.waiting: Waiting
         self.reports: ReportReader
+        self.overview: Overview
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -91,6 +93,7 @@ class Service:
         )
         self.waiting = Waiting(self.settings.redis_url, self.reader)
         self.reports = ReportReader(self.settings.redis_url)
+        self.overview = Overview(self)
         with contextlib.suppress(StorageUnavailable):  # then nobody gets in until `access.run` has read the keys
             await self.access.refresh()
         for duty in (
@@ -119,9 +122,13 @@ class Service:
             log.warning("blobs stay for a while: %s", error, extra={"prediction_id": id_})
 
     def drain(self, within_s: float) -> None:
-        """Not ready from now on; callers who wait are answered early, `:predict` calls have `within_s` seconds."""
+        """Not ready from now on; callers who wait are answered early, `:predict` calls have `within_s` seconds.
+
+        Operators' pages are let go, and come back to the process that follows.
+        """
         self.draining = True
         self.waiting.release(within_s)
+        self.overview.stop()
 
     async def stop(self) -> None:
         """After the last answer."""
@@ -135,6 +142,7 @@ class Service:
         self.reader.close()
         self.registry.close()
         self.access.close()
+        self.overview.close()
         self.threads.close()
         self.uploads.close()
         self._blob_threads.close()

@@ -35,6 +35,8 @@ class Settings:
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
     max_batch_lines: int = 10_000_000
+    flower_port: int = 0  # where the operator's page links to; 0: not known
+    flower_url: str = ""  # the same where it is not a port beside the page's
     public_url: str = ""  # "" makes the paths in `urls` relative
     bootstrap_key: str = field(default="", repr=False)  # "" makes none
     allowed_hosts: tuple[str, ...] = ()  # what `Host` may be besides our own names and addresses
@@ -62,6 +64,8 @@ class Settings:
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
             max_batch_lines=integer(env, "HEADWAY_MAX_BATCH_LINES", 10_000_000, 1, 1 << 40),
+            flower_port=integer(env, "HEADWAY_FLOWER_PORT", 0, 0, 65535),
+            flower_url=_web_address(env, "HEADWAY_FLOWER_URL"),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
             bootstrap_key=bootstrap_key(env),
             allowed_hosts=_several(env, "HEADWAY_ALLOWED_HOSTS"),
@@ -100,6 +104,14 @@ def bootstrap_key(environ: Mapping[str, str]) -> str:
     """The admin key that an operator chose, "" where there is none. Raises SettingsError."""
     token = secret(environ, "HEADWAY_BOOTSTRAP_KEY", "")
     return checked_token(token, "HEADWAY_BOOTSTRAP_KEY") if token else ""
+
+
+def _web_address(environ: Mapping[str, str], name: str) -> str:
+    """ "" where there is none. Raises SettingsError: it becomes a link."""
+    url = environ.get(name, "").strip()
+    if url and not url.lower().startswith(("http://", "https://")):
+        raise SettingsError(f"{name} is {url[:80]!r}, and should be an address like https://flower.example.com")
+    return url
 
 
 def _several(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -247,6 +247,12 @@ class Batches:
         rows = self._read(lambda c: self._all(c, "list_batches", **place))
         return BatchPage(rows[:limit], len(rows) > limit)
 
+    def ended(self, limit: int) -> list[Batch]:
+        """Of all tenants, the last to end first: those among the newest `limit` batches."""
+        rows = self._read(lambda c: self._all(c, "newest_batches", limit=limit))
+        ended = [row for row in rows if row.completed_at is not None]
+        return sorted(ended, key=lambda row: row.completed_at or 0, reverse=True)
+
     def results(self, id_: str, after: int, limit: int) -> list[ItemResult]:
         """What has ended of the lines past `after`, up to the first that has not."""
         rows = self._read(lambda c: self._database.rows(c, "item_results", id=id_, after=after, limit=limit))

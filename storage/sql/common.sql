@@ -363,6 +363,10 @@ SELECT * FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :key;
 -- All that somebody has to look after.
 SELECT * FROM batches WHERE completed_at IS NULL ORDER BY id;
 
+-- newest_batches
+-- Of all tenants, whatever their state: their ids are their age.
+SELECT * FROM batches ORDER BY id DESC LIMIT :limit;
+
 -- list_batches
 SELECT * FROM batches WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     AND status = coalesce(CAST(:status AS integer), status)

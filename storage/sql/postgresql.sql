@@ -345,3 +345,21 @@ UPDATE predictions p SET status = 2, revision = revision + 1,
     log = coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']'
 FROM f WHERE p.id = f.id
 RETURNING p.id::text;
+
+-- recent_failures
+-- The last failures of all tenants, one step of the index to each tenant and its newest from there; how many failed
+-- lately comes with every row.
+WITH RECURSIVE t (tenant_id, n) AS (
+    SELECT min(tenant_id), 1 FROM predictions WHERE failed
+    UNION ALL
+    SELECT (SELECT min(p.tenant_id) FROM predictions p WHERE p.failed AND p.tenant_id > t.tenant_id), n + 1
+    FROM t WHERE t.tenant_id IS NOT NULL AND n < :tenants)
+SELECT f.id::text, f.tenant_id, f.model, f.version, f.attempt, f.error_code, left(f.error_message, :characters),
+    f.created_at, f.completed_at, f.batch_id::text,
+    count(*) FILTER (WHERE f.completed_at >= :now - :lately) OVER ()
+FROM t CROSS JOIN LATERAL (
+    SELECT * FROM predictions p
+    WHERE p.failed AND (p.tenant_id, p.id) <= (t.tenant_id, :last::uuid) AND p.tenant_id >= t.tenant_id
+    ORDER BY p.tenant_id DESC, p.id DESC LIMIT :scan) f
+WHERE f.shadow_of IS NULL
+ORDER BY f.completed_at DESC, f.id DESC LIMIT :limit;

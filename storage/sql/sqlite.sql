@@ -301,3 +301,21 @@ WHERE id IN (
     SELECT id FROM predictions WHERE batch_id = :id AND batch_index > :after AND status = 1
     ORDER BY batch_index LIMIT :limit)
 RETURNING id;
+
+-- recent_failures
+-- The last failures of all tenants, one step of the index to each tenant and its newest from there; how many failed
+-- lately comes with every row.
+WITH RECURSIVE t (tenant_id, n) AS (
+    SELECT min(tenant_id), 1 FROM predictions WHERE failed
+    UNION ALL
+    SELECT (SELECT min(p.tenant_id) FROM predictions p WHERE p.failed AND p.tenant_id > t.tenant_id), n + 1
+    FROM t WHERE t.tenant_id IS NOT NULL AND n < :tenants)
+SELECT f.id, f.tenant_id, f.model, f.version, f.attempt, f.error_code, substr(f.error_message, 1, :characters),
+    f.created_at, f.completed_at, f.batch_id,
+    count(*) FILTER (WHERE f.completed_at >= :now - :lately) OVER ()
+FROM t CROSS JOIN predictions f ON f.id IN (
+    SELECT p.id FROM predictions p
+    WHERE p.failed AND (p.tenant_id, p.id) <= (t.tenant_id, :last) AND p.tenant_id >= t.tenant_id
+    ORDER BY p.tenant_id DESC, p.id DESC LIMIT :scan)
+WHERE f.shadow_of IS NULL
+ORDER BY f.completed_at DESC, f.id DESC LIMIT :limit;

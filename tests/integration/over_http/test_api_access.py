@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 UNKNOWN = "01234567-89ab-7def-8123-456789abcdef"
 
-#: Without a key at all; anything else there is needs one.
-OPEN = {"/health", "/ready", "/problems/{code}", "/docs", "/openapi.json"}
+#: Without a key at all; anything else there is needs one. The operator's page holds nothing before it has asked.
+PAGE = {"/ui", "/ui/page.css", "/ui/page.js", "/ui/elements.js"}
+OPEN = {"/health", "/ready", "/problems/{code}", "/docs", "/openapi.json"} | PAGE
 
 NAMES = {"model": "echo", "version": "2", "alias": "stable", "id": UNKNOWN, "code": "forbidden"}
 
@@ -49,7 +50,11 @@ class Guarded(NamedTuple):
 
     def ask(self, method: str, plane: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        return self.client.request(method, self.url(plane) + path, headers=headers | more.pop("headers", {}), **more)
+        headers |= more.pop("headers", {})
+        with self.client.stream(method, self.url(plane) + path, headers=headers, **more) as response:
+            if response.headers.get("content-type") != "text/event-stream":  # that has no end
+                response.read()
+        return response
 
 
 def outcome(response: httpx.Response) -> tuple[int, str | None]:
@@ -113,7 +118,7 @@ def test_on_the_data_plane_looking_is_read_and_doing_is_predict() -> None:
 
 
 def test_on_the_control_plane_all_but_looking_at_series_is_admin() -> None:
-    assert {endpoint.path for endpoint in CONTROL if endpoint.scope != "admin"} == {"/metrics"}
+    assert {endpoint.path for endpoint in CONTROL if endpoint.scope != "admin"} == {"/metrics"} | PAGE
 
 
 def test_without_a_key_every_method_of_every_route_is_401(guarded: Guarded) -> None:
