@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from psycopg import sql
 from headway.clock import new_id
 from headway.running import RunningHeadway
 from headway.testing import wait_until
+from launch.cli import main
 
 #: Two seconds to load, but for the first version; says when it was ready, and refuses to load half of itself.
 SLOW_TO_LOAD = """
@@ -206,10 +208,15 @@ def test_a_canary_of_a_tenth_gets_a_tenth_of_ten_thousand(headway: RunningHeadwa
     assert abs(accepted["2"] - 1_000) <= 10
 
 
-def test_a_paused_model_and_an_unloaded_version_accept_and_compute_afterwards(headway: RunningHeadway) -> None:
-    def operate(verb: str) -> None:
-        answer = httpx.post(f"{headway.control_url}/v1/models/held/{verb}", timeout=10)
-        assert answer.is_success, answer.text
+def test_a_paused_model_and_an_unloaded_version_accept_and_compute_afterwards(
+    headway: RunningHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def operate(verb: str, *words: str) -> None:
+        command = ["headway", "models", verb, "held", *words, "--admin-url", headway.control_url]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
 
     with httpx.Client(base_url=headway.data_url, timeout=30) as client:
 
@@ -221,21 +228,21 @@ def test_a_paused_model_and_an_unloaded_version_accept_and_compute_afterwards(he
         def status(path: str, wait_s: float) -> str:
             return str(client.get(path, headers={"Prefer": f"wait={wait_s}"}).json()["status"])
 
-        def release(verb: str) -> None:
+        def waits_until(verb: str, *words: str) -> None:
             waiting = [submit() for _ in range(20)]
             assert status(waiting[0], 1) == "queued"
-            operate(verb)
+            operate(verb, *words)
             assert {status(path, 20) for path in waiting} == {"succeeded"}
 
-        operate("queue/pause")
+        operate("pause")
         # Workers hear of it within a second; what is submitted before that may still run.
         wait_until(lambda: status(submit(), 1) == "queued", 10, "the worker to take nothing more")
-        release("queue/resume")
-        operate("versions/1/unload")
+        waits_until("resume")
+        operate("unload", "1")
         wait_until(lambda: states(headway, "held", "1") == ["unloaded"], 10, "it to be unloaded")
         ((_, reason),) = placed(headway, "held", "1")
         assert "operator" in str(reason)
-        release("versions/1/load")
+        waits_until("load", "1")
 
 
 def test_an_alias_is_moved_there_and_back_with_the_queue_full(headway: RunningHeadway) -> None:
