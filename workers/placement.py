@@ -28,7 +28,7 @@ class Candidate:
     key: Hashable
     state: Literal["out", "loading", "in", "leaving"]
     kept: bool  # to be loaded where there is room, whether or not somebody asks
-    urgent: bool  # to be warm soon although nobody can ask for it yet; said only until it has been in once
+    urgent: bool  # to be warm although nobody can ask for it yet, until it has been; or because an operator says so
     barred: bool  # an operator does not want it loaded
     memory_bytes: int  # of all its instances: measured, declared or guessed
     asked_at: int | None  # position (µs, database clock) of the oldest prediction that waits for it elsewhere
@@ -85,15 +85,16 @@ def decide(candidates: Sequence[Candidate], budget: int | None, now: float, now_
     room = _Room(candidates, budget, going)
     stayers = [one for one in candidates if one.state == "in" and one.key not in going]
     for one in _in_turn(candidates, now, now_us):
-        if room.admit(one):
-            loads.append(Load(one.key))
-            continue
         victims = _victims(stayers, room, one, now)
         stayers = [stayer for stayer in stayers if stayer not in victims]
         unloads += [Unload(victim.key, Reason.ROOM) for victim in victims]
-        # Its place is kept until it can come in, also when nobody can be sent away for it yet: who asked later would
-        # else take every place that gets free, and a large one among small ones never come in.
-        room.reserve(one, victims)
+        room.will_be_left_by(victims)
+        if room.admit(one):  # perhaps at once, where the victims' places go to one before it
+            loads.append(Load(one.key))
+        else:
+            # Its place is kept until it can come in, also when nobody can be sent away for it yet: who asked later
+            # would else take every place that gets free, and a large one among small ones never come in.
+            room.reserve(one)
     unasked = (one for one in candidates if one.state == "out" and one.kept and not one.barred and not one.wanted)
     return [*unloads, *loads, *(Load(one.key) for one in unasked if room.admit(one))]
 
@@ -127,12 +128,14 @@ def _in_turn(candidates: Sequence[Candidate], now: float, now_us: int) -> list[C
 
 
 def _victims(stayers: Sequence[Candidate], room: "_Room", newcomer: Candidate, now: float) -> list[Candidate]:
-    """Who leaves so that it can come in; nobody if all who may leave are not enough."""
+    """Who leaves so that it can come in; nobody if all who may leave now are not enough."""
     lacking = room.lacking(newcomer)
+    if room.beside(newcomer, [one for one in stayers if one.urgent]):
+        stayers = [one for one in stayers if not one.urgent]  # it is for the others to make room, in their time
     idle = [one for one in stayers if not one.wanted and _rested(one, now)]
     idle.sort(key=lambda one: one.used_at)
     served = [one for one in stayers if one not in idle and now - one.since >= one.quantum_s]
-    served.sort(key=lambda one: (one.wanted, one.since))
+    served.sort(key=lambda one: (one.urgent, one.wanted, one.since))
     chosen: list[Candidate] = []
     for one in [*idle, *served]:
         if lacking <= 0:
@@ -177,9 +180,17 @@ class _Room:
         self._later -= need
         return True
 
+    def beside(self, one: Candidate, others: Sequence[Candidate]) -> bool:
+        """Whether the device could hold it and these."""
+        return self._budget is None or sum(self.bytes_of(other) for other in [one, *others]) <= self._budget
+
     def lacking(self, one: Candidate) -> int:
         """Bytes that somebody must free for it beyond what is being freed."""
-        return self.bytes_of(one) - self._later
+        return 0 if self._budget is None else self.bytes_of(one) - self._later
 
-    def reserve(self, one: Candidate, victims: Sequence[Candidate]) -> None:
-        self._later += sum(self.bytes_of(victim) for victim in victims) - self.bytes_of(one)
+    def will_be_left_by(self, victims: Sequence[Candidate]) -> None:
+        self._later += sum(self.bytes_of(victim) for victim in victims)
+
+    def reserve(self, one: Candidate) -> None:
+        """Nobody after it gets what it needs."""
+        self._later -= self.bytes_of(one)

@@ -21,7 +21,7 @@ class Known:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     kept: frozenset[str]
-    urgent: frozenset[str]  # of those, to be made warm before anybody can ask for them
+    urgent: frozenset[str]  # of those, to be made warm before anybody can ask for them, or at an operator's word
 
 
 def wanted(versions: Sequence[Known], route: Route, *, latest_only: bool) -> Wanted:
@@ -38,7 +38,7 @@ def wanted(versions: Sequence[Known], route: Route, *, latest_only: bool) -> Wan
     urgent = {
         one.version
         for one in versions
-        if one.version in kept and not one.warm and (one.wish == "load" or (served and not one.released))
+        if one.version in kept and (one.wish == "load" or (served and not one.warm and not one.released))
     }
     return Wanted(kept=frozenset(kept), urgent=frozenset(urgent))
 

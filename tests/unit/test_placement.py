@@ -118,6 +118,20 @@ def test_an_urgent_one_comes_first_and_alone() -> None:
     assert now(loading, *fresh[1:], budget=2) == [Load("w2")]
 
 
+def test_what_an_operator_wants_there_leaves_last_and_leaves_where_nobody_else_can() -> None:
+    wanted = [idle("p", 50, urgent=True), idle("q", 60, urgent=True)]
+    assert now(*wanted, busy("b", 9), asked("x"), budget=3) == [Unload("b", Reason.ROOM)]
+    assert now(*wanted, busy("b", 1), asked("x"), budget=3) == []
+    for_large = now(*wanted, busy("b", 9), asked("x", memory_bytes=2), budget=3)
+    assert for_large == [Unload("b", Reason.ROOM), Unload("p", Reason.ROOM)]
+    assert now(*wanted, asked("x"), asked("y"), budget=2) == [Unload("p", Reason.ROOM)]
+    device = Simulated(budget=3, models={**crowd(6), "p": replace(OUT, key="p", urgent=True, since=NOW)})
+    device.run(30, [f"m{index}" for index in range(6)])
+    assert all(device.longest_wait(f"m{index}") < 15 for index in range(6))
+    assert device.models["p"].state == "in"
+    assert device.models["p"].since < NOW + 1  # it never left
+
+
 def test_one_that_exceeds_the_budget_alone_comes_in_alone() -> None:
     huge = asked("huge", memory_bytes=99)
     assert now(huge) == [Load("huge")]
@@ -204,7 +218,8 @@ def test_whoever_is_first_in_turn_gets_all_it_needs_and_nobody_leaves_in_vain(
     urgent = [one for one in asking if one.urgent]
     if urgent and not any(one.urgent and one.state == "loading" for one in candidates):
         asking = urgent
-    asking = [one for one in asking if one.asked_at is not None] or asking
+    else:
+        asking = [one for one in asking if one.asked_at is not None] or asking
     if not asking:
         return
     first = min(asking, key=lambda one: one.waiting_since(NOW, NOW_US))

@@ -31,6 +31,7 @@ def known(version: str, state: str = "", *, wanted: bool = False, wish: Wish | N
         ([known("1", "warm"), known("2", "released", wanted=True)], "2", ""),
         ([known("1"), known("2", wanted=True, wish="unload")], "1", ""),
         ([known("1", wish="load"), known("2", "warm", wanted=True)], "1 2", "1"),
+        ([known("1", "warm", wish="load"), known("2", "warm", wanted=True)], "1 2", "1"),
     ],
 )
 def test_the_latest_is_kept_and_the_one_before_it_until_that_has_been_warm(
