@@ -65,7 +65,7 @@ def show_models(operator: Operator, name: str | None, as_json: bool) -> None:
         for model in models:
             print(json.dumps(model, ensure_ascii=False))
         return
-    headings = ("model", "version", "state", "takes", "devices", "memory", "ended", "failed", "p50", "p99", "remarks")
+    headings = ("version", "state", "takes", "devices", "memory", "ended", "failed", "p50", "p99", "remarks")
     _show(headings, [_cells(model, version) for model in models for version in model["versions"]])
 
 
@@ -79,8 +79,7 @@ def _cells(model: Mapping[str, Any], version: Mapping[str, Any]) -> tuple[str, .
     remarks += [one_line(version["reason"])] if version["reason"] else []
     rate = version["error_rate"]
     return (
-        model["name"],
-        name,
+        f"{model['name']}@{name}",
         version["state"],
         takes,
         ",".join(version["devices"]) or "-",
@@ -99,7 +98,9 @@ def _show(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         for row in rows:
             print(*row, sep="\t")
         return
-    table = Table(*headings)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:  # what is long and last is broken, the numbers never
+        table.add_column(heading, no_wrap=heading != headings[-1])
     for row in rows:
         table.add_row(*[Text(cell, _COLOURS.get(cell, "")) for cell in row])
     console.print(table)
@@ -209,8 +210,13 @@ def _compared(one: Mapping[str, Any]) -> tuple[str, ...]:
     equal = "-" if one["equal"] is None else "yes" if one["equal"] else "no"
     difference = "-" if one["max_difference"] is None else f"{one['max_difference']:.4g}"
     seconds = " / ".join(_seconds(side.get("predict_seconds")) for side in sides)
-    original, shadow = (f"{side.get('version', '-')} {side.get('status', 'gone')}" for side in sides)
+    original, shadow = (_side(side) for side in sides)
     return one["id"], original, shadow, equal, difference, seconds
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    status = side.get("status", "gone")
+    return f"{side.get('version', '-')}{'' if status == 'succeeded' else f' {status}'}"
 
 
 # Predictions

@@ -51,9 +51,9 @@ def test_comparisons_are_a_line_each_and_counted(capsys: pytest.CaptureFixture[s
     show_shadows(asking, "m", "2", 3, as_json=False)
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "a\t1 succeeded\t2 succeeded\tyes\t0\t0.25 s / 0.25 s",
-        "b\t- gone\t2 succeeded\t-\t-\t- / 0.25 s",
-        "c\t1 succeeded\t2 succeeded\tno\t-\t0.25 s / 0.25 s",
+        "a\t1\t2\tyes\t0\t0.25 s / 0.25 s",
+        "b\t- gone\t2\t-\t-\t- / 0.25 s",
+        "c\t1\t2\tno\t-\t0.25 s / 0.25 s",
     ]
     assert err == "headway: 1 of 2 are equal\n"
     path = "GET /v1/models/m/versions/2/shadows"
