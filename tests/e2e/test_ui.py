@@ -166,8 +166,8 @@ def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
 
     # Busy
     for priority in (0, 5, 9):
-        submit(headway, "sentiment", *map(str, range(80)), priority=priority)
-    lines = "\n".join(f'{{"input": "line {n}"}}' for n in range(400))
+        submit(headway, "sentiment", *map(str, range(60)), priority=priority)
+    lines = "\n".join(f'{{"input": "line {n}"}}' for n in range(240))
     with client_of(headway) as client:
         form = {"content-type": "application/jsonl"}
         assert client.post("/v1/batches?model=sentiment", content=lines, headers=form).status_code == 202
