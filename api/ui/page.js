@@ -434,8 +434,8 @@ async function connect() {
     if (response.status === 401 || response.status === 403) return ask(response.status);
     if (!response.ok) reason = (await why(response)).replace(/\.$/, "");
     else await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), hear);
-  } catch (error) {
-    if (!mine.signal.aborted && !(error instanceof TypeError)) console.error(error);
+  } catch {
+    // Cut off, refused, or given up for its silence.
   } finally {
     clearTimeout(dog);
   }
@@ -454,7 +454,11 @@ async function read(reader, hear) {
       const data = event.split("\n").find((line) => line.startsWith("data: "));
       if (data) {
         tries = 0;
-        show(JSON.parse(data.slice(6)));
+        try {
+          show(JSON.parse(data.slice(6)));
+        } catch (error) {
+          console.error(error); // the next one may be better
+        }
       }
     }
   }

@@ -228,12 +228,19 @@ def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
         window.context.close()
 
 
-def test_a_lost_connection_is_said_and_comes_back_and_so_is_what_a_button_could_not_do(
+def test_what_a_button_could_not_do_is_said_and_a_connection_that_is_lost_or_left_comes_back(
     headway: RunningHeadway, browser: Browser, tmp_path: Path
 ) -> None:
     window = Window(browser, headway.control_url, tmp_path)
     page = window.page
     window.live()
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    hide += "document.dispatchEvent(new Event('visibilitychange'))"
+    page.evaluate(hide % "true")
+    expect(page.locator("#live-text")).to_have_text("Paused while hidden")
+    page.evaluate(hide % "false")
+    window.live()
+
     problem = {
         "status": 503,
         "content_type": "application/problem+json",
