@@ -24,6 +24,8 @@ from api import (
     aliases,
     batches,
     changes,
+    comparisons,
+    devices,
     events,
     health,
     hot,
@@ -38,6 +40,7 @@ from api import (
     predictions,
     problems,
     queues,
+    redrive,
     routing,
     scrape,
     webhooks,
@@ -289,6 +292,11 @@ CONTROL = [
     _control("GET", "/v1/models/{model}/queue", models.read_queue),
     _control("POST", "/v1/models/{model}/queue/pause", queues.pause),
     _control("POST", "/v1/models/{model}/queue/resume", queues.resume),
+    _control("POST", "/v1/models/{model}/queue/purge", queues.purge),
+    _control("GET", "/v1/models/{model}/versions/{version}/shadows", comparisons.list_shadows),
+    _control("POST", "/v1/predictions/retry", redrive.retry_all),
+    _control("POST", "/v1/predictions/{id}/retry", redrive.retry_one),
+    _control("GET", "/v1/devices", devices.list_devices),
 ]
 
 #: What the framework serves itself on the data plane, and needs no key.

@@ -35,7 +35,14 @@ async def cancel(service: Service, call: Call) -> Answer:
 
 async def retry(service: Service, call: Call) -> Answer:
     """202: queued again under its id, last in its line."""
-    changed, row = await _change(service, call, service.predictions.retry)
+    query_parameters(call.query, {})
+    return await retried(service, id_of(call), call.tenant)
+
+
+async def retried(service: Service, id_: str, tenant: str) -> Answer:
+    """The same of a tenant's. Raises Problem."""
+    changed, found = await service.threads.run(lambda: service.predictions.retry(id_, tenant))
+    row = there(tenant, found)
     if not changed and row.batch_id is not None:
         raise Problem("not_retryable", "An item of a batch has been counted; submit its input again.")
     if not changed:
@@ -53,9 +60,10 @@ async def delete(service: Service, call: Call) -> Answer:
     id_ = id_of(call)
     changed, row = await service.threads.run(lambda: service.predictions.delete(id_, call.tenant))
     if not changed:
-        row = there(call, row)
+        row = there(call.tenant, row)
         raise Problem("not_terminal", f"The prediction is {row.status.label.replace('_', ' ')}.")
-    await service.forget_blobs(id_)
+    for one in (id_, *await service.threads.run(lambda: service.predictions.shadows_of(id_))):
+        await service.forget_blobs(one)
     return Answer(204, b"", ((b"cache-control", b"private, no-cache"),))
 
 
@@ -63,4 +71,4 @@ async def _change(service: Service, call: Call, verb: _Verb) -> tuple[bool, Pred
     query_parameters(call.query, {})
     id_ = id_of(call)
     changed, row = await service.threads.run(lambda: verb(id_, call.tenant))
-    return changed, there(call, row)
+    return changed, there(call.tenant, row)

@@ -20,12 +20,12 @@ def id_of(call: Call, code: str = "prediction_not_found") -> str:
 
 async def own(service: Service, call: Call, id_: str) -> Prediction:
     """The caller's prediction. Raises Problem: prediction_not_found, prediction_purged."""
-    return there(call, await service.reader.read(id_))
+    return there(call.tenant, await service.reader.read(id_))
 
 
-def there(call: Call, row: Prediction | None) -> Prediction:
-    """A row that the caller may see. Raises Problem like `own`."""
-    if row is None or row.tenant_id != call.tenant:
+def there(tenant: str, row: Prediction | None) -> Prediction:
+    """A row that a tenant may see; a shadow is nobody's. Raises Problem like `own`."""
+    if row is None or row.tenant_id != tenant or row.shadow_of is not None:
         raise not_found()
     if row.deleted_at is not None:
         raise Problem("prediction_purged", "This prediction was deleted.")

@@ -44,6 +44,8 @@ async def predict(service: Service, call: Call) -> Answer:
         else:
             await service.submitter.submit_all(rows, target.at_most)
         tracing.accepted(call, ids)
+        for row, (raw, value) in zip(rows, instances, strict=True):
+            service.shadows.copy(row, bytes(raw), value)
         await waiter.wait()
     except Problem:
         await _cancel(service, call, ids)  # SQL refused an instance; the others are nobody's now

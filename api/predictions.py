@@ -58,6 +58,7 @@ async def create(service: Service, call: Call) -> Answer:
         if isinstance(position, Held):
             return await _replayed(service, call, position, wait, row)
         tracing.accepted(call, (row.id,))
+        service.shadows.copy(row, submission.input, submission.value)
         return _created(service, accepted(row, position), wait)
     waiter = service.waiting.register((row.id,), wait)
     try:
@@ -65,6 +66,7 @@ async def create(service: Service, call: Call) -> Answer:
         if isinstance(position, Held):
             return await _replayed(service, call, position, wait, row)
         tracing.accepted(call, (row.id,))
+        service.shadows.copy(row, submission.input, submission.value)
         await waiter.wait()
     finally:
         waiter.close()

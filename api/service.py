@@ -14,6 +14,7 @@ from api.publisher import Publisher
 from api.reading import Reader
 from api.registry import Registry
 from api.reporting import ReportReader
+from api.shadows import Shadows
 from api.submitter import Submitter
 from api.tenants import Classes
 from api.threads import Threads
@@ -22,6 +23,7 @@ from headway.egress import INPUT, Egress
 from headway.errors import BlobsUnavailable, StorageUnavailable
 from headway.settings import Settings
 from storage.batches import Batches
+from storage.blobs import INPUT as INPUT_BLOB
 from storage.blobs import Blobs
 from storage.deliveries import Deliveries
 from storage.engine import Database
@@ -68,6 +70,7 @@ class Service:
         self.publisher: Publisher
         self.submitter: Submitter
         self.capacity: Capacity
+        self.shadows: Shadows
         self.reader: Reader
         self.waiting: Waiting
         self.reports: ReportReader
@@ -79,6 +82,15 @@ class Service:
         self.publisher = Publisher(self.settings.redis_url)
         self.submitter = Submitter(self.predictions, self.publisher)
         self.capacity = Capacity(self.predictions, self.tenants, self.registry, self.submitter)
+        self.shadows = Shadows(
+            self.predictions,
+            self.tenants,
+            self.registry,
+            self.submitter,
+            self.publisher,
+            write=lambda id_, body: self.in_blobs(lambda: self.blobs.write(id_, INPUT_BLOB, body)),
+            forget=self.forget_blobs,
+        )
         self.waiting = Waiting(self.settings.redis_url, self.reader)
         self.reports = ReportReader(self.settings.redis_url)
         self.overview = Overview(self)
@@ -88,6 +100,7 @@ class Service:
             self.access.run,
             self.registry.run,
             self.submitter.run,
+            self.shadows.run,
             self.publisher.run,
             self.waiting.listen,
             self.waiting.sweep,
@@ -124,6 +137,7 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.submitter.close()
         self.capacity.close()
+        self.shadows.close()
         self.places.close()
         self.reader.close()
         self.registry.close()

@@ -47,6 +47,7 @@ class Verbs:
         self._workers.register("w1", "cpu", "host", 1)
         self._line = broker.line(MODEL, VERSION, PRIORITY)
         self._low = broker.line(MODEL, VERSION, 9)
+        self._bulk = broker.line(MODEL, VERSION, 19)
         self._lines = [*broker.lines(MODEL, VERSION), *(line for v in "123" for line in broker.lines("sentiment", v))]
 
     def round(self, seen: Observer, old: Sequence[str] = ()) -> None:
@@ -94,6 +95,14 @@ class Verbs:
         assert seen("retry 1", lambda: predictions.retry(one, "default"))[0]
         assert seen("cancel 1", lambda: predictions.cancel(one, "default"))[0]
         assert seen("delete 1", lambda: predictions.delete(one, "default"))[0]
+        redrive, scan = predictions.redrive, self._scanned
+        seen("redrive failed, none", lambda: redrive(Status.FAILED, code="worker_lost", scan=scan))
+        seen("redrive, no match", lambda: redrive(Status.EXPIRED, model="nobody", scan=scan))
+        seen("cancel_line, none", lambda: predictions.cancel_line(self._line, 0))
+        shadow = {"shadow_of": ids[0], "model": MODEL, "version": VERSION, "line": self._bulk, "priority": 19}
+        predictions.insert([new_prediction(**shadow) for _ in range(20)])
+        seen("shadows 20", lambda: predictions.shadows(MODEL, VERSION))
+        predictions.delete_shadows(ids[:1])
         seen("expire, none due", predictions.expire)
         seen("purge, none old", lambda: predictions.purge(self._began))
         seen("forget_dead, none", workers.forget_dead)

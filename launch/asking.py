@@ -40,9 +40,15 @@ _COLOURS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "expire
 
 @contextlib.contextmanager
 def asking(url: str | None, key: str | None, *, retries: int = _RETRIES) -> Iterator[Client]:
+    with exits(), Client(url, key, timeout=_TIMEOUT_S, retries=retries) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def exits() -> Iterator[None]:
+    """What goes wrong with a server, as the exit of a command."""
     try:
-        with Client(url, key, timeout=_TIMEOUT_S, retries=retries) as client:
-            yield client
+        yield
     except (NotSucceeded, Timeout, Unreachable, ApiError) as error:
         if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
             raise

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from headway import __version__, logs
-from headway.errors import HeadwayError
+from headway.errors import HeadwayError, SettingsError
 from headway.keys import DEFAULT_TENANT, SCOPES, USUAL
 from headway.settings import Settings, secret
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys, on the database directly: no server need run.")
 app.add_typer(keys, name="keys")
+models_app = typer.Typer(no_args_is_help=True, help="Models while they run, by the control plane: for operators.")
+app.add_typer(models_app, name="models")
 
 ModelsOption = Annotated[Path, typer.Option("--models", envvar="HEADWAY_MODELS", help="The folder of models.")]
 HostOption = Annotated[str, typer.Option("--host", envvar="HEADWAY_HOST", help="The address to listen on.")]
@@ -82,6 +84,19 @@ UrlOption = Annotated[
     typer.Option("--url", envvar="HEADWAY_URL", help="The data plane of a server; http://127.0.0.1:8000 if not said."),
 ]
 KeyOption = Annotated[str | None, typer.Option("--key", envvar="HEADWAY_API_KEY", help="An API key.")]
+AdminUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-url",
+        envvar="HEADWAY_ADMIN_URL",
+        help="The control plane of a server; http://127.0.0.1:8001 if not said.",
+    ),
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", envvar="HEADWAY_LIST_JSON", help="A JSON object a line, for scripts.")
+]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `headway submit` printed it.")]
 InsecureOption = Annotated[
     bool,
@@ -352,12 +367,41 @@ def cancel(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> 
 
 
 @app.command()
-def retry(id_: IdArgument, *, url: UrlOption = None, key: KeyOption = None) -> None:
-    """Queue a prediction that failed, expired or was canceled again, and print what it is now."""
+def retry(
+    id_: Annotated[str | None, typer.Argument(metavar="[ID]", help="As `headway submit` printed it.")] = None,
+    *,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWAY_RETRY_STATUS",
+            help="All that ended so, of all tenants: failed, expired or canceled. It asks the control plane.",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(envvar="HEADWAY_RETRY_MODEL")] = None,
+    version: Annotated[str | None, typer.Option(envvar="HEADWAY_RETRY_VERSION")] = None,
+    code: Annotated[str | None, typer.Option(envvar="HEADWAY_RETRY_CODE", help="Of their errors.")] = None,
+    tenant: Annotated[str | None, typer.Option(envvar="HEADWAY_RETRY_TENANT")] = None,
+    since: Annotated[
+        str | None, typer.Option(envvar="HEADWAY_RETRY_SINCE", help="Ended then or later: 2026-01-31T09:30:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(envvar="HEADWAY_RETRY_UNTIL", help="Ended before.")] = None,
+    url: UrlOption = None,
+    admin_url: AdminUrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Queue a prediction that failed, expired or was canceled again, and print what it is now; or all that did."""
     from launch.asking import asking
+    from launch.control import operating, retry_all
 
-    with asking(url, key) as client:
-        print(client.retry(id_).status)
+    filters = {"model": model, "version": version, "code": code, "tenant": tenant, "since": since, "until": until}
+    if (id_ is None) == (status is None) or (status is None and any(filters.values())):
+        raise SettingsError("name one prediction by its ID, or many by --status and what narrows it")
+    if id_ is not None:
+        with asking(url, key) as client:
+            print(client.retry(id_).status)
+        return
+    with operating(admin_url, key) as operator:
+        print(retry_all(operator, status=status, **filters))
 
 
 @app.command("list")
@@ -367,9 +411,7 @@ def list_predictions(
     model: Annotated[str | None, typer.Option(envvar="HEADWAY_LIST_MODEL")] = None,
     version: Annotated[str | None, typer.Option(envvar="HEADWAY_LIST_VERSION")] = None,
     limit: Annotated[int, typer.Option(envvar="HEADWAY_LIST_LIMIT", min=1, help="At most so many.")] = 20,
-    as_json: Annotated[
-        bool, typer.Option("--json", envvar="HEADWAY_LIST_JSON", help="A JSON object a line, for scripts.")
-    ] = False,
+    as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
@@ -421,6 +463,154 @@ def batch(
     }
     with asking(url, key, retries=0) as client:
         raise typer.Exit(score(client, file, model, output, options))
+
+
+@models_app.command("list")
+def models_list(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All, if not said.")] = None,
+    *,
+    as_json: JsonOption = False,
+    admin_url: AdminUrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Versions: where they are loaded, what share they take, and what they have done."""
+    from launch.control import operating, show_models
+
+    with operating(admin_url, key) as operator:
+        show_models(operator, model, as_json)
+
+
+@models_app.command("load")
+def models_load(
+    model: ModelArgument, version: VersionArgument, *, admin_url: AdminUrlOption = None, key: KeyOption = None
+) -> None:
+    """Keep a version loaded whatever the policy says, and take an `unload` back."""
+    _change_version("load", model, version, admin_url, key)
+
+
+@models_app.command("unload")
+def models_unload(
+    model: ModelArgument, version: VersionArgument, *, admin_url: AdminUrlOption = None, key: KeyOption = None
+) -> None:
+    """Free what a version takes. What is submitted to it waits until `load` or `reset`."""
+    _change_version("unload", model, version, admin_url, key)
+
+
+@models_app.command("reset")
+def models_reset(
+    model: ModelArgument, version: VersionArgument, *, admin_url: AdminUrlOption = None, key: KeyOption = None
+) -> None:
+    """Leave it to the policy again whether a version is loaded."""
+    _change_version("reset", model, version, admin_url, key)
+
+
+def _change_version(verb: str, model: str, version: str, admin_url: str | None, key: str | None) -> None:
+    from launch.control import change_version, operating
+
+    with operating(admin_url, key) as operator:
+        print(change_version(operator, verb, model, version))
+
+
+@models_app.command("alias")
+def models_alias(
+    model: ModelArgument,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS")],
+    version: Annotated[str | None, typer.Argument(metavar="[VERSION]")] = None,
+    *,
+    delete: Annotated[bool, typer.Option("--delete", help="Take it away, also where model.toml has it.")] = False,
+    admin_url: AdminUrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Point an alias at a version, from the next submission on."""
+    from launch.control import change_alias, operating
+
+    with operating(admin_url, key) as operator:
+        print(change_alias(operator, model, alias, version, delete))
+
+
+@models_app.command("traffic")
+def models_traffic(
+    model: ModelArgument,
+    weights: Annotated[
+        list[str] | None, typer.Argument(metavar="[VERSION=WEIGHT]...", help="Only the shares matter: 1=90 2=10.")
+    ] = None,
+    *,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="HEADWAY_TRAFFIC_SHADOW",
+            metavar="VERSION",
+            help="Gets copies, to be compared; may be given more than once.",
+        ),
+    ] = None,
+    sticky: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWAY_TRAFFIC_STICKY", help="A key of metadata: the same value goes to the same version."
+        ),
+    ] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="All to the latest version, and no shadows.")] = False,
+    admin_url: AdminUrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Split what names neither version nor alias between versions; without anything said, show how it is split."""
+    from launch.control import change_traffic, operating
+
+    with operating(admin_url, key) as operator:
+        print(change_traffic(operator, model, weights or [], shadow or [], sticky, latest))
+
+
+@models_app.command("pause")
+def models_pause(model: ModelArgument, *, admin_url: AdminUrlOption = None, key: KeyOption = None) -> None:
+    """Let workers take nothing more of a model. What is submitted is accepted and waits."""
+    _change_queue("pause", model, admin_url, key)
+
+
+@models_app.command("resume")
+def models_resume(model: ModelArgument, *, admin_url: AdminUrlOption = None, key: KeyOption = None) -> None:
+    """Let workers go on."""
+    _change_queue("resume", model, admin_url, key)
+
+
+def _change_queue(verb: str, model: str, admin_url: str | None, key: str | None) -> None:
+    from launch.control import change_queue, operating
+
+    with operating(admin_url, key) as operator:
+        print(change_queue(operator, verb, model))
+
+
+@models_app.command("purge")
+def models_purge(
+    model: ModelArgument,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    admin_url: AdminUrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Cancel all that is queued for a model, of every tenant, but for items of batches. A terminal is asked first."""
+    from launch.control import operating, purge
+
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Cancel all that is queued for {model}?", abort=True)
+    with operating(admin_url, key) as operator:
+        print(purge(operator, model))
+
+
+@models_app.command("shadows")
+def models_shadows(
+    model: ModelArgument,
+    version: VersionArgument,
+    *,
+    limit: Annotated[int, typer.Option(envvar="HEADWAY_LIST_LIMIT", min=1, help="At most so many.")] = 20,
+    as_json: JsonOption = False,
+    admin_url: AdminUrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """What a version answered to copies beside what their originals were answered, newest first."""
+    from launch.control import operating, show_shadows
+
+    with operating(admin_url, key) as operator:
+        show_shadows(operator, model, version, limit, as_json)
 
 
 webhooks = typer.Typer(no_args_is_help=True, help="What receivers need to check webhooks.")

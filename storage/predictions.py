@@ -99,6 +99,13 @@ class Purged(NamedTuple):
     blobs: list[str]  # of those, the ones that had something in the blob store
 
 
+class Redriven(NamedTuple):
+    """One page of a bulk retry."""
+
+    queued: list[tuple[str, int, Hint]]  # (line, priority, hint): to be published
+    last: tuple[str, str] | None  # (tenant, id) that the next page begins after; None: there is none
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     depth: int  # queued rows, as far as they were counted
@@ -449,8 +456,78 @@ class Predictions:
         return self._change("retry", id_, tenant_id)
 
     def delete(self, id_: str, tenant_id: str) -> tuple[bool, Prediction | None]:
-        """(whether this call changed it, the row): what it was about is gone, if it had ended."""
-        return self._change("delete_prediction", id_, tenant_id, "delete_input", "delete_told")
+        """(whether this call changed it, the row): what it was about is gone, if it had ended, and its shadows too."""
+        then = ("delete_shadows", "delete_input", "delete_shadow_inputs", "delete_told")
+        return self._change("delete_prediction", id_, tenant_id, *then)
+
+    def delete_shadows(self, ids: Sequence[str]) -> None:
+        """Those of predictions that are gone."""
+
+        def once(id_: str) -> None:
+            with self._database.write() as connection:
+                for statement in ("delete_shadows", "delete_shadow_inputs"):
+                    self._database.run(connection, statement, id=id_)
+
+        for id_ in _valid(ids):
+            self._database.retrying(lambda id_=id_: once(id_))  # type: ignore[misc]
+
+    def redrive(
+        self,
+        status: Status,
+        *,
+        tenant_id: str | None = None,
+        model: str | None = None,
+        version: str | None = None,
+        code: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int = 500,
+        scan: int = SCANNED_AT_MOST,
+    ) -> Redriven:
+        """An explicit retry of all that ended with this status, of all tenants if none is named, page by page.
+
+        `since` and `until` are when they ended, microseconds. Batches' items, shadows and what was deleted are passed
+        over. A page looks at `scan` rows at most, so there may be more though nothing was retried.
+        """
+        from_tenant, from_id = after or (tenant_id or "", _FIRST_ID)
+        place = {"from_tenant": from_tenant, "after": from_id}
+        wanted = {
+            "status": status,
+            "tenant": tenant_id,
+            "model": model,
+            "version": version,
+            "code": code,
+            "since": since or 0,
+            "until": _FOREVER if until is None else until,
+        }
+        failed = status is Status.FAILED
+        page, scanned = ("redrive_failed", "redrive_scanned_failed") if failed else ("redrive_page", "redrive_scanned")
+
+        def look(connection: sqlalchemy.Connection) -> tuple[list[str], tuple[str, str] | None]:
+            run = self._database.run
+            ids = [row[0] for row in run(connection, page, **place, **wanted, scan=scan, limit=limit)]
+            if len(ids) == limit:
+                return ids, (run(connection, "tenant_of", id=ids[-1]).scalar() or from_tenant, ids[-1])
+            row = run(connection, scanned, **place, skip=scan - 1).one_or_none()
+            return ids, None if row is None or tenant_id not in (None, row[0]) else (row[0], row[1])
+
+        def once() -> Sequence[Sequence[Any]]:
+            with self._database.write() as connection:
+                return self._database.run(connection, "redrive", ids=self._ids(ids), status=status).all()
+
+        ids, last = self._read(look)
+        rows = sorted(self._database.retrying(once), key=lambda row: str(row[0])) if ids else []
+        hints = [(line, priority, Hint(id=id_, size=size, shape=shape, position=position))
+                 for id_, line, priority, size, shape, position in rows]  # fmt: skip
+        return Redriven(hints, last)
+
+    def tenant_of(self, id_: str) -> str | None:
+        """Whose it is; None where there is no such row."""
+        if not _UUID.fullmatch(id_):
+            return None
+        tenant: str | None = self._read(lambda c: self._database.run(c, "tenant_of", id=id_).scalar())
+        return tenant
 
     def _change(self, name: str, id_: str, tenant_id: str, *then: str) -> tuple[bool, Prediction | None]:
         """A verb of one row, durable; None where there is no such row, or it is another tenant's."""
@@ -494,6 +571,10 @@ class Predictions:
         if not ids:
             return {}
         return self._end_queued(Status.CANCELED, "cancel_queued", ids=self._ids(ids), tenant_id=tenant_id)
+
+    def cancel_line(self, line: str, before: int, limit: int = 500) -> dict[str, Ended]:
+        """The first of a line whose position is before this, items of batches not; call it until fewer are returned."""
+        return self._end_queued(Status.CANCELED, "cancel_line", line=line, before=before, limit=limit)
 
     def expire(self, limit: int = 500) -> dict[str, Ended]:
         """Queued rows whose time has passed; call it until nothing is returned."""
@@ -589,6 +670,29 @@ class Predictions:
             return Page(rows=rows, after=run(connection, scanned, **place, skip=scan - 1).scalar())
 
         return self._read(once)
+
+    def shadows(
+        self, model: str, version: str, *, after: str | None = None, limit: int = 20
+    ) -> tuple[list[tuple[Prediction, Prediction | None]], str | None]:
+        """(shadow, its original) of a version, newest first, and the id that the next page begins after, if any.
+
+        None stands for an original that is gone. Deleted ones are left out, so a page may be short.
+        """
+        place = {"model": model, "version": version, "after": after or _LAST_ID, "first": _FIRST_ID}
+
+        def once(connection: sqlalchemy.Connection) -> tuple[list[tuple[Prediction, Prediction | None]], str | None]:
+            found = self._database.run(connection, "list_shadows", **place, limit=limit + 1).all()
+            page = found[:limit]
+            there = {row.id: row for row in self._rows(connection, [id_ for pair in page for id_ in pair])}
+            pairs = [(there[id_], there.get(original)) for id_, original in page if id_ in there]
+            pairs = [pair for pair in pairs if pair[0].deleted_at is None]
+            return pairs, page[-1][0] if len(found) > limit else None
+
+        return self._read(once)
+
+    def shadows_of(self, id_: str) -> list[str]:
+        """Ids."""
+        return [row[0] for row in self._read(lambda c: self._database.run(c, "shadows_of", id=id_).all())]
 
     def _rows(self, connection: sqlalchemy.Connection, ids: Sequence[str], *, outputs: bool = True) -> list[Prediction]:
         if not ids:

@@ -1,7 +1,8 @@
 """The SQL of the store, read from the files in `storage/sql`.
 
 A file is a list of statements, each under a line `-- name`, with a plain sentence or two about it. Parameters are
-written `:name` in all of them; `:now` is the database's clock in microseconds, which for SQLite is the host's.
+written `:name` in all of them; `:now` is the database's clock in microseconds, which for SQLite is the host's. What
+several statements say in the same words has a name of its own, and stands as `{name}` in them.
 """
 
 import functools
@@ -13,6 +14,7 @@ Dialect = Literal["sqlite", "postgresql"]
 
 _HEADING = re.compile(r"^-- (\w+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
+_SHARED = re.compile(r"{(\w+)}")
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)(::bytea\[\])?")
 _POSTGRESQL_NOW = "(extract(epoch FROM statement_timestamp()) * 1000000)::bigint"
 
@@ -27,7 +29,11 @@ def statements(dialect: Dialect) -> dict[str, str]:
         for name, body in zip(parts[::2], parts[1::2], strict=True):
             sql = _COMMENT.sub("", body + "\n").strip().removesuffix(";")
             found[name] = _for_psycopg(sql) if dialect == "postgresql" else sql
-    return found
+
+    def complete(sql: str) -> str:
+        return _SHARED.sub(lambda shared: complete(found[shared[1]]), sql)
+
+    return {name: complete(sql) for name, sql in found.items()}
 
 
 def _for_psycopg(sql: str) -> str:

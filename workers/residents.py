@@ -461,7 +461,9 @@ class Residents:
             name: ("failed", reason, None) for name, reason in self._broken.items()
         }
         for one in sorted(self._residents.values(), key=lambda one: one.state == "in"):  # who serves has the last word
-            said[one.form[:2]] = self._shown(one)
+            state, reason, held = self._shown(one)
+            # It goes on as it was; whoever looks at it is to see what is wrong with its folder since.
+            said[one.form[:2]] = state, reason or self._folder.errors.get(one.form.model), held
         for name in self._placed:
             if name not in said:
                 said[name] = ("failed", "its folder is gone", None)

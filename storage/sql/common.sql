@@ -122,30 +122,91 @@ SELECT i.body, i.content_type, i.blob_bytes FROM predictions p JOIN inputs i ON 
 UPDATE predictions SET status = CASE status WHEN 0 THEN 5 ELSE 2 END, queued = NULL, revision = revision + 1,
     completed_at = CASE status WHEN 0 THEN :now END,
     log = CASE status WHEN 1 THEN coalesce(log || ',', '') || '[1,' || started_at || '],[2,' || :now || ']' ELSE log END
-WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1);
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (0, 1) AND shadow_of IS NULL;
 
--- retry
--- From the beginning, but for the attempts made; not an item of a batch, which has been counted. The log is told what the row forgets; if it ends with a cancel, the
+-- retried
+-- From the beginning, but for the attempts made. The log is told what the row forgets; if it ends with a cancel, the
 -- claim before that is in it already. An entry has twenty characters.
-UPDATE predictions SET status = 0, queued = (1 = 1), failed = NULL, revision = revision + 1, claim = NULL,
+status = 0, queued = (1 = 1), failed = NULL, revision = revision + 1, claim = NULL,
     position = :now, expires_at = :now + queue_timeout_us, charged = 0, losses = 0, started_at = NULL,
     completed_at = NULL, error_code = NULL, error_message = NULL, output = NULL, predict_us = NULL, batch_size = NULL,
     progress = NULL, webhook_status = NULL,
     log = coalesce(log || ',', '')
         || CASE WHEN started_at IS NULL OR substr(log, length(log) - 19, 3) = '[2,' THEN ''
             ELSE '[1,' || started_at || '],' END
-        || '[' || status || ',' || completed_at || '],[0,' || :now || ']'
-WHERE id = :id AND tenant_id = :tenant_id AND status IN (4, 5, 6) AND deleted_at IS NULL AND batch_id IS NULL;
+        || '[' || status || ',' || completed_at || '],[0,' || :now || ']';
+
+-- retriable
+-- Not an item of a batch, which has been counted, nor a shadow, of which nobody knows.
+status IN (4, 5, 6) AND deleted_at IS NULL AND batch_id IS NULL AND shadow_of IS NULL;
+
+-- retry
+UPDATE predictions SET {retried}
+WHERE id = :id AND tenant_id = :tenant_id AND {retriable};
+
+-- redrive_page
+-- Those to be retried among the `scan` next rows of all tenants, oldest first within each.
+SELECT CAST(id AS text) FROM (
+    SELECT tenant_id, id, model, version, status, error_code, completed_at, deleted_at, batch_id, shadow_of
+    FROM predictions WHERE (tenant_id, id) > (:from_tenant, :after)
+    ORDER BY tenant_id, id LIMIT :scan) p
+WHERE {redrivable}
+ORDER BY p.tenant_id, p.id LIMIT :limit;
+
+-- redrive_failed
+-- The same of failed ones, which have an index.
+SELECT CAST(id AS text) FROM (
+    SELECT tenant_id, id, model, version, status, error_code, completed_at, deleted_at, batch_id, shadow_of
+    FROM predictions WHERE (tenant_id, id) > (:from_tenant, :after) AND failed
+    ORDER BY tenant_id, id LIMIT :scan) p
+WHERE {redrivable}
+ORDER BY p.tenant_id, p.id LIMIT :limit;
+
+-- redrivable
+{retriable} AND status = CAST(:status AS integer) AND completed_at >= :since AND completed_at < :until
+    AND tenant_id = coalesce(CAST(:tenant AS text), tenant_id)
+    AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
+    AND (CAST(:code AS text) IS NULL OR error_code = CAST(:code AS text));
+
+-- redrive_scanned
+-- The last row that a page has looked at, where it looked at as many as it may.
+SELECT tenant_id, CAST(id AS text) FROM predictions WHERE (tenant_id, id) > (:from_tenant, :after)
+ORDER BY predictions.tenant_id, predictions.id LIMIT 1 OFFSET :skip;
+
+-- redrive_scanned_failed
+SELECT tenant_id, CAST(id AS text) FROM predictions WHERE (tenant_id, id) > (:from_tenant, :after) AND failed
+ORDER BY predictions.tenant_id, predictions.id LIMIT 1 OFFSET :skip;
+
+-- tenant_of
+SELECT tenant_id FROM predictions WHERE id = :id;
+
+-- forgotten
+-- What it was about is gone; that it was there is not.
+deleted_at = :now, revision = revision + 1, failed = NULL, metadata = '{}', output = NULL,
+    output_type = NULL, output_bytes = NULL,
+    error_code = NULL, error_message = NULL, progress = NULL, log = NULL;
 
 -- delete_prediction
--- What it was about is gone; that it was there is not.
-UPDATE predictions SET deleted_at = :now, revision = revision + 1, failed = NULL, metadata = '{}', output = NULL,
-    output_type = NULL, output_bytes = NULL,
-    error_code = NULL, error_message = NULL, progress = NULL, log = NULL
-WHERE id = :id AND tenant_id = :tenant_id AND status IN (3, 4, 5, 6) AND deleted_at IS NULL;
+UPDATE predictions SET {forgotten}
+WHERE id = :id AND tenant_id = :tenant_id AND status IN (3, 4, 5, 6) AND deleted_at IS NULL AND shadow_of IS NULL;
 
 -- delete_input
 DELETE FROM inputs WHERE id = :id;
+
+-- forgotten_shadow
+-- One that has not ended is canceled, and its claim with it: what a worker makes of it is not written.
+{forgotten}, status = CASE WHEN status < 3 THEN 5 ELSE status END, queued = NULL,
+    claim = CASE WHEN status < 3 THEN NULL ELSE claim END, completed_at = coalesce(completed_at, :now);
+
+-- shadows_of
+SELECT CAST(id AS text) FROM predictions WHERE shadow_of = :id;
+
+-- list_shadows
+-- Of a version, newest first. It is compared together with the id, so that the index of shadows is walked.
+SELECT CAST(id AS text), CAST(shadow_of AS text) FROM predictions
+WHERE (model, version, id) < (:model, :version, :after) AND (model, version, id) >= (:model, :version, :first)
+    AND shadow_of IS NOT NULL
+ORDER BY predictions.model DESC, predictions.version DESC, predictions.id DESC LIMIT :limit;
 
 -- delete_told
 -- Deliveries that are still owed are sent all the same: what they tell has happened.
@@ -155,20 +216,20 @@ DELETE FROM deliveries WHERE prediction_id = :id AND state <> 0;
 -- One page, newest first, of what is among the `scan` next rows: a filter that few rows pass does not read them all. The
 -- tenant is compared together with the id: with an equality a planner may walk all tenants' rows by their ids alone.
 SELECT CAST(id AS text) FROM (
-    SELECT tenant_id, id, model, version, status, deleted_at FROM predictions
+    SELECT tenant_id, id, model, version, status, deleted_at, shadow_of FROM predictions
     WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
-WHERE deleted_at IS NULL AND status = coalesce(CAST(:status AS integer), status)
+WHERE deleted_at IS NULL AND shadow_of IS NULL AND status = coalesce(CAST(:status AS integer), status)
     AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
 ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 
 -- list_failed
 -- The same of failed ones, which have an index.
 SELECT CAST(id AS text) FROM (
-    SELECT tenant_id, id, model, version FROM predictions
+    SELECT tenant_id, id, model, version, shadow_of FROM predictions
     WHERE (tenant_id, id) < (:tenant_id, :after) AND tenant_id >= :tenant_id AND failed
     ORDER BY tenant_id DESC, id DESC LIMIT :scan) p
-WHERE model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
+WHERE shadow_of IS NULL AND model = coalesce(CAST(:model AS text), model) AND version = coalesce(CAST(:version AS text), version)
 ORDER BY p.tenant_id DESC, p.id DESC LIMIT :limit;
 
 -- list_items

@@ -156,6 +156,37 @@ UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, com
 FROM f WHERE p.id = f.id
 RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
 
+-- cancel_line
+-- A page of what a line had at a position, oldest first, without items of batches. A row that is locked is being
+-- claimed: it is not queued any more.
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE queued AND line = :line AND position < :before AND batch_id IS NULL
+    ORDER BY position, predictions.id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
+FROM f WHERE p.id = f.id
+RETURNING p.id::text, p.revision, p.attempt, p.completed_at;
+
+-- redrive
+-- A row that is locked is being retried or deleted by somebody else.
+WITH f AS MATERIALIZED (
+    SELECT id FROM predictions WHERE id = ANY(:ids::uuid[]) AND status = CAST(:status AS integer) AND {retriable}
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE predictions p SET {retried}
+FROM f WHERE p.id = f.id
+RETURNING p.id::text, p.line, p.priority, p.size, p.shape, p.position;
+
+-- delete_shadows
+-- Found first and put in order then: with both at once all rows would be walked in the order of their ids.
+WITH s AS MATERIALIZED (SELECT id FROM predictions WHERE shadow_of = :id AND deleted_at IS NULL),
+o AS MATERIALIZED (SELECT id FROM s ORDER BY id),
+f AS MATERIALIZED (
+    SELECT o.id FROM o CROSS JOIN LATERAL (SELECT FROM predictions WHERE id = o.id FOR NO KEY UPDATE) p)
+UPDATE predictions p SET {forgotten_shadow}
+FROM f WHERE p.id = f.id;
+
+-- delete_shadow_inputs
+DELETE FROM inputs WHERE id = ANY(ARRAY(SELECT id FROM predictions WHERE shadow_of = :id));
+
 -- canceling
 SELECT id::text, claim::text FROM predictions WHERE id = ANY(:ids::uuid[]) AND status = 2;
 

@@ -125,6 +125,26 @@ UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, compl
 WHERE id IN (SELECT value FROM json_each(:ids)) AND +tenant_id = :tenant_id AND status = 0
 RETURNING id, revision, attempt, completed_at;
 
+-- cancel_line
+-- A page of what a line had at a position, oldest first, without items of batches.
+UPDATE predictions SET status = 5, queued = NULL, revision = revision + 1, completed_at = :now
+WHERE id IN (
+    SELECT id FROM predictions WHERE queued AND line = :line AND position < :before AND batch_id IS NULL
+    ORDER BY position, id LIMIT :limit)
+RETURNING id, revision, attempt, completed_at;
+
+-- redrive
+UPDATE predictions SET {retried}
+WHERE id IN (SELECT value FROM json_each(:ids)) AND status = CAST(:status AS integer) AND {retriable}
+RETURNING id, line, priority, size, shape, position;
+
+-- delete_shadows
+UPDATE predictions SET {forgotten_shadow}
+WHERE shadow_of = :id AND deleted_at IS NULL;
+
+-- delete_shadow_inputs
+DELETE FROM inputs WHERE id IN (SELECT id FROM predictions WHERE shadow_of = :id);
+
 -- canceling
 SELECT id, claim FROM predictions WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 2;
 

@@ -249,6 +249,8 @@ def test_the_command_reads_a_pipe_says_what_is_wrong_and_stops_at_once(headway: 
     file = tmp_path / "in.ndjson"
     file.write_bytes(file_of(LINES))
     words = [*command, str(file), "--model", "double"]
+    queue = f"{headway.control_url}/v1/models/double/queue"
+    httpx.post(f"{queue}/pause").raise_for_status()  # so that it cannot end before it is canceled
     with subprocess.Popen(words, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True) as begun:
         assert begun.stderr is not None
         id_ = begun.stderr.readline().split()[-1]
@@ -257,6 +259,7 @@ def test_the_command_reads_a_pipe_says_what_is_wrong_and_stops_at_once(headway: 
     assert (begun.returncode, f"headway cancel {id_}" in said) == (130, True)
     cancel = [sys.executable, "-m", "launch", "cancel", id_]
     assert subprocess.run(cancel, cwd=ROOT, env=environ, capture_output=True, timeout=60, check=True).stdout
+    httpx.post(f"{queue}/resume").raise_for_status()
     code, said = run(str(file), "--model", "double")
     assert (code, " canceled" in said) == (3, True)
     results = tmp_path / "in.results.ndjson"

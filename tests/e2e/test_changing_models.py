@@ -110,8 +110,12 @@ def test_a_new_version_that_does_not_load_changes_nothing_until_it_is_mended(wor
 def test_a_broken_model_toml_leaves_what_serves(world: World) -> None:
     toml = world.models / "echo" / "model.toml"
     toml.write_text("[batching\n")
-    world.put("probe", "1", "seen")
-    world.until("probe", "1", "ready")  # so the folder has been looked at since
+
+    def reasons() -> list[str]:
+        places = [place for version in "12" for place in world.version("echo", version).get("placements", [])]
+        return [place["reason"] or "" for place in places if place["state"] == "ready"]
+
+    wait_until(lambda: any("not valid TOML" in reason for reason in reasons()), 20, "it to be said")
     assert world.answers("echo")[0] in ("1", "2")
     toml.write_text("[batching]\nmax_batch_size = 4\n")
     wait_until(
@@ -122,6 +126,7 @@ def test_a_broken_model_toml_leaves_what_serves(world: World) -> None:
         20,
         "the manifest to be heeded",
     )
+    wait_until(lambda: not any(reasons()), 10, "nothing to be said any more")
     assert world.answers("echo")[0] in ("1", "2")
 
 

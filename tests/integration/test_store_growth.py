@@ -43,7 +43,11 @@ INDEXES = {
     "list 20, no match": {"tenant"},
     "retry 1": {"primary", "tenant"},
     "cancel 1": {"primary", "tenant"},
-    "delete 1": {"primary", "tenant"},
+    "delete 1": {"primary", "shadow_of", "tenant"},
+    "redrive failed, none": {"failed"},
+    "redrive, no match": {"tenant"},
+    "cancel_line, none": {"primary", "queued"},
+    "shadows 20": {"primary", "shadows"},
     "progress 64": {"primary"},
     "claim 64": {"primary"},
     "give_back 64": {"primary"},
@@ -179,6 +183,8 @@ def growing(full_url: str, empty_url: str) -> Iterator[tuple[History, Seen]]:
         empty.work["depth"] += BOUND * a_row
         empty.work["first positions"] += 2 * BOUND * a_row
         empty.work["list 20, no match"] += 2 * BOUND * a_row  # looked at, and to find where the next page begins
+        empty.work["redrive failed, none"] += 6 * BOUND * a_row
+        empty.work["redrive, no match"] += 6 * BOUND * a_row
         yield history, empty
 
 

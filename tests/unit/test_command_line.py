@@ -21,8 +21,8 @@ def test_every_option_is_also_an_environment_variable() -> None:
         (name, option)
         for name, command in _commands(group)
         for option in command.params
-        # `--rotate` is an act and not a setting: nobody wants it done by what happens to stand in the environment.
-        if option.param_type_name == "option" and option.name not in ("help", "rotate")
+        # These are acts and not settings: nobody wants them done by what happens to stand in the environment.
+        if option.param_type_name == "option" and option.name not in ("help", "rotate", "delete", "latest", "yes")
     ]
     assert len(options) > 20
     for name, option in options:

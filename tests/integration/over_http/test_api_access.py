@@ -336,6 +336,26 @@ def test_a_page_of_another_site_is_refused_on_every_route(
             assert outcome(response) == expected, (method, path)
 
 
+#: What a form on any page can send without asking first.
+FORMS: list[tuple[dict[str, str], bytes]] = [
+    ({}, b""),
+    ({"content-type": "application/x-www-form-urlencoded"}, b"version=2"),
+    ({"content-type": "multipart/form-data; boundary=x"}, b"--x--"),
+    ({"content-type": "text/plain"}, b'{"versions": {"1": 1}}'),
+]
+
+
+def test_a_form_on_a_page_of_another_site_reaches_nothing_of_the_control_plane(guarded: Guarded) -> None:
+    page = {"origin": "https://evil.example.com", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    for path in {path_of(endpoint) for endpoint in CONTROL}:
+        for method in METHODS:
+            for more, body in FORMS:
+                for headers in (page, {"origin": page["origin"]}, {"sec-fetch-site": "cross-site"}):
+                    sent = {"headers": {**more, **headers}, "content": body}
+                    response = guarded.ask(method, "control", path, guarded.tokens["admin"], **sent)
+                    assert response.status_code == 403, (method, path, headers)
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -4,15 +4,23 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import redis
 
+from headway import broker, quantiles
+from headway.errors import ItemCode, ItemError
 from headway.manifest import Found, parse
+from headway.registry import DeviceStats, Stats
+from headway.states import Status
+from headway.testing import new_prediction, wait_until
 from storage.models import Models
-from tests.integration.over_http.test_api_http import problem
+from storage.workers import Served
+from tests.integration.over_http.test_api_http import UNKNOWN, problem
 
 if TYPE_CHECKING:
     from tests.integration.over_http.conftest import Api, Stack
@@ -199,3 +207,103 @@ def test_a_change_is_a_line_in_the_log_with_who_made_it(
         f"key {key['prefix']}: alias stable of echo points to version 2",
     ]
     assert (said[1]["tenant"], said[1]["request_id"]) == ("ops", "req-7")
+
+
+# Many at once
+
+
+def test_a_purge_cancels_what_is_queued_of_all_tenants_and_whoever_waits_is_told(
+    new_stack: Callable[..., "Stack"], sqlite_url: str
+) -> None:
+    stack = new_stack(sqlite_url)
+    with httpx.Client(base_url=stack.api.control_url, timeout=30) as control, ThreadPoolExecutor(1) as pool:
+        stack.predictions_of("echo", 1100)
+        stack.worker.predictions.insert([new_prediction(model="echo", tenant_id="b", line=broker.line("echo", "2", 0))])
+        batch = stack.api.client.post("/v1/batches?model=echo", content=b'{"input": 1}\n', headers=NDJSON).json()
+        before = stack.worker.predictions.count_by_status()[Status.QUEUED]
+        waiting = pool.submit(stack.api.client.post, f"{ECHO}:predict", json={"instances": [1]})
+        wait_until(lambda: stack.worker.predictions.count_by_status()[Status.QUEUED] == before + 1)
+        answer = control.post(f"{ECHO}/queue/purge")
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"object": "purge", "model": "echo", "purged": 1102, "shadows": 0, "has_more": False},
+        )
+        assert problem(waiting.result(10), 500, "prediction_failed")["predictions"][0]["code"] == "canceled"
+        assert control.post(f"{ECHO}/queue/purge").json()["purged"] == 0
+        listed = stack.api.client.get("/v1/predictions", params={"batch_id": batch["id"]}).json()["data"]
+        assert [item["status"] for item in listed] == ["queued"]
+        problem(control.post("/v1/models/nope/queue/purge"), 404, "model_not_found")
+
+
+def test_what_failed_is_run_again_in_pages_and_its_hints_are_in_redis(
+    new_stack: Callable[..., "Stack"], sqlite_url: str
+) -> None:
+    stack = new_stack(sqlite_url)
+    with httpx.Client(base_url=stack.api.control_url, timeout=30) as control:
+        ids = [stack.api.submit(n).json()["id"] for n in range(5)]
+        stack.worker.run(*ids, answer=lambda body: ItemError(ItemCode.MODEL_ERROR, "no"))
+        first = control.post("/v1/predictions/retry?status=failed&model=echo&limit=3").json()
+        assert (first["retried"], first["has_more"], first["last_id"]) == (3, True, ids[2])
+        rest = (
+            f"/v1/predictions/retry?status=failed&code=model_error&since=2020-01-01T00:00:00Z&after={first['last_id']}"
+        )
+        assert control.post(rest).json() == {"object": "redrive", "retried": 2, "has_more": False, "last_id": None}
+        assert stack.worker.queued() == ids
+        line, envelopes = broker.line("echo", "2", 5), redis.Redis.from_url(stack.valkey.url)
+        wait_until(lambda: envelopes.llen(line) == 2 + len(ids))  # five submitted alone, then 3 and 2 together
+        envelopes.close()
+        stack.worker.run(*ids)
+        assert control.post("/v1/predictions/retry?status=failed").json()["retried"] == 0
+        one = stack.api.submit().json()["id"]
+        problem(control.post(f"/v1/predictions/{one}/retry"), 409, "not_retryable")
+        stack.api.client.post(f"/v1/predictions/{one}/cancel")
+        again = control.post(f"/v1/predictions/{one}/retry")
+        assert (again.status_code, again.json()["status"]) == (202, "queued")
+        problem(control.post(f"/v1/predictions/{UNKNOWN}/retry"), 404, "prediction_not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("", "status"),
+        ("status=succeeded", "status"),
+        ("status=failed&code=bad_luck", "code"),
+        ("status=failed&model=A%20b", "model"),
+        ("status=failed&since=yesterday", "since"),
+        ("status=failed&until=2026-01-01", "until"),
+        ("status=failed&tenant=%C3%9Cber", "tenant"),
+        ("status=failed&limit=501", "limit"),
+        ("status=failed&dry_run=1", "dry_run"),
+    ],
+)
+def test_a_redrive_that_makes_no_sense_is_refused(control: httpx.Client, query: str, parameter: str) -> None:
+    body = problem(control.post(f"/v1/predictions/retry?{query}"), 422, "validation_failed")
+    assert body["errors"][0]["parameter"] == parameter
+    for after in ("nonsense", UNKNOWN):
+        problem(control.post(f"/v1/predictions/retry?status=failed&after={after}"), 400, "invalid_cursor")
+
+
+def test_devices_and_versions_show_what_workers_have_measured(control: httpx.Client, stack: "Stack") -> None:
+    stats = Stats(failed=1, seconds={quantiles.bucket(0.1): 99, quantiles.bucket(2.0): 1})
+    device = DeviceStats(busy=0.5, memory_bytes=200, memory_budget=1000, loads=3, unloads=1)
+    served = Served(model="echo", version="2", ended=100, rate=2.0, stats=stats)
+    assert stack.worker.workers.beat(stack.worker.id, [served], device)
+    shown = control.get(f"{ECHO}/versions").json()["data"][1]
+    assert (shown["counts"], shown["error_rate"]) == ({"ended": 100, "failed": 1}, 0.01)
+    assert (shown["devices"], shown["memory_bytes"], shown["released"]) == (["cpu"], 100, True)
+    assert shown["p50_seconds"] == pytest.approx(0.1, rel=0.1)
+    assert shown["p99_seconds"] == pytest.approx(0.1, rel=0.1)
+    (one,) = control.get("/v1/devices").json()["data"]
+    assert (one["device"], one["host"], one["busy"], one["memory_bytes"], one["memory_budget"]) == (
+        "cpu",
+        "test",
+        0.5,
+        200,
+        1000,
+    )
+    assert (one["loads"], one["unloads"]) == (3, 1)
+    assert {(v["model"], v["version"], v["state"]) for v in one["versions"]} == {
+        ("echo", "1", "ready"),
+        ("echo", "2", "ready"),
+    }
+    assert 'headway_placements{model="echo",state="unloaded",version="2"} 0.0' in control.get("/metrics").text
