@@ -24,6 +24,8 @@ logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every c
 #: Seconds that files must lie still, and between two looks where nothing tells of changes.
 SETTLE_S = 0.5
 PERIOD_S = 10.0
+#: Seconds after which it is said that a version is not shown because its files do not come to rest.
+RESTLESS_S = 60.0
 
 #: Of a file: path, size, time of change (ns), inode.
 Mark = tuple[str, int, int, int]
@@ -49,6 +51,7 @@ class Folder:
         self._looking = threading.Lock()
         self._stillness = _Stillness(settle_s)
         self._digests = _Digests()
+        self._restless: dict[Path, float] = {}  # since when; infinity: it has been said
         self._by_model: dict[str, list[Found]] = {}
         self._errors: dict[str, str] = {}
         self._first = True
@@ -131,7 +134,14 @@ class Folder:
     def _settled(self, version: Path, entry: str | None) -> bool:
         there = artifact(version) is not None if entry is None else any(version.rglob("*.py"))
         # Whoever copies file by file may bring the model file last, and take a while.
-        return self._stillness.of(version, self._settle_s if there or self._first else self._period_s)
+        if self._stillness.of(version, self._settle_s if there or self._first else self._period_s):
+            self._restless.pop(version, None)
+            return True
+        now = time.monotonic()
+        if now - self._restless.setdefault(version, now) >= RESTLESS_S:
+            log.warning("what is new in %s is not loaded while its files change", version)
+            self._restless[version] = math.inf
+        return False
 
     def _run(self) -> None:
         blind = False  # and said so

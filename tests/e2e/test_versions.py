@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from psycopg import sql
 from headway.clock import new_id
 from headway.running import RunningHeadway
 from headway.testing import wait_until
+from launch.cli import main
 
 #: Two seconds to load, but for the first version; says when it was ready, and refuses to load half of itself.
 SLOW_TO_LOAD = """
@@ -52,17 +54,21 @@ class Says(Model):
 """
 
 
-def put(models: Path, model: str, version: int, source: str = SAYS, *, toml: str = "") -> Path:
+def put(models: Path, model: str, version: int, source: str = SAYS) -> None:
     folder = models / model / str(version)
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(source.format(version=version))
-    if toml:
-        (models / model / "model.toml").write_text(toml)
-    return folder
 
 
-CANARY = '[versions]\npolicy = "all"\n[batching]\nmax_batch_size = 256\nmax_queue = 100000\n'
-SWITCHED = '[versions]\npolicy = "all"\n[aliases]\nstable = 1\n[batching]\nmax_batch_size = 8\n'
+TOML = """
+[versions]
+policy = "all"
+[aliases]
+stable = 1
+[batching]
+max_batch_size = 32
+max_queue = 100000
+"""
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +86,8 @@ def headway(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iter
     models = folder / "models"
     put(models, "fresh", 1, SLOW_TO_LOAD)
     for version in (1, 2):
-        put(models, "canary", version, toml=CANARY)
-        put(models, "switched", version, toml=SWITCHED)
-    put(models, "held", 1)
+        put(models, "says", version)
+    (models / "says" / "model.toml").write_text(TOML)
     with RunningHeadway(folder, options=["--database-url", database_url]) as running:
         yield running
 
@@ -187,73 +192,79 @@ def post_many(url: str, model: str, body: dict[str, Any], count: int) -> list[di
 
 
 def test_a_canary_of_a_tenth_gets_a_tenth_of_ten_thousand(headway: RunningHeadway, database_url: str) -> None:
-    split = httpx.put(
-        f"{headway.control_url}/v1/models/canary/traffic", json={"versions": {"1": 90, "2": 10}}, timeout=10
-    )
-    assert split.status_code == 200, split.text
-    answers = post_many(headway.data_url, "canary", {"input": 1}, 10_000)
-    accepted = Counter(answer["version"] for answer in answers)
-
-    def computed() -> dict[tuple[str, str], int]:
+    def computed() -> Counter[tuple[str, str]]:
         """(version of the prediction, version that computed it) → how many."""
-        query = "SELECT version, output, count(*) FROM predictions WHERE model = 'canary' AND status = 3 GROUP BY 1, 2"
+        query = "SELECT version, output, count(*) FROM predictions WHERE model = 'says' AND status = 3 GROUP BY 1, 2"
         with psycopg.connect(database_url) as connection:
-            return {(version, bytes(output).decode().strip('"')): n for version, output, n in connection.execute(query)}
+            rows = connection.execute(query).fetchall()
+        return Counter({(version, json.loads(bytes(output))): count for version, output, count in rows})
 
-    wait_until(lambda: sum(computed().values()) >= 10_000, 30, "all of them to be computed")
-    print(f"accepted {dict(accepted)}, computed {computed()}")
-    assert computed() == {("1", "1"): accepted["1"], ("2", "2"): accepted["2"]}
+    before = computed()
+    traffic = {"versions": {"1": 90, "2": 10}}
+    split = httpx.put(f"{headway.control_url}/v1/models/says/traffic", json=traffic, timeout=10)
+    assert split.status_code == 200, split.text
+    answers = post_many(headway.data_url, "says", {"input": 1}, 10_000)
+    accepted = Counter(answer["version"] for answer in answers)
+    wait_until(lambda: (computed() - before).total() >= 10_000, 30, "all of them to be computed")
+
+    print(f"accepted {dict(accepted)}, computed {computed() - before}")
+    assert computed() - before == {("1", "1"): accepted["1"], ("2", "2"): accepted["2"]}
     assert abs(accepted["2"] - 1_000) <= 10
 
 
-def test_a_paused_model_and_an_unloaded_version_accept_and_compute_afterwards(headway: RunningHeadway) -> None:
-    def operate(verb: str) -> None:
-        answer = httpx.post(f"{headway.control_url}/v1/models/held/{verb}", timeout=10)
-        assert answer.is_success, answer.text
+def test_a_paused_model_and_an_unloaded_version_accept_and_compute_afterwards(
+    headway: RunningHeadway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def operate(verb: str, *words: str) -> None:
+        command = ["headway", "models", verb, "says", *words, "--admin-url", headway.control_url]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
 
     with httpx.Client(base_url=headway.data_url, timeout=30) as client:
 
         def submit() -> str:
-            answer = client.post("/v1/models/held/predictions", json={"input": 1})
+            answer = client.post("/v1/models/says/predictions", json={"input": 1, "version": "1"})
             assert answer.status_code == 202, answer.text
             return str(answer.headers["location"])
 
         def status(path: str, wait_s: float) -> str:
             return str(client.get(path, headers={"Prefer": f"wait={wait_s}"}).json()["status"])
 
-        def release(verb: str) -> None:
+        def waits_until(verb: str, *words: str) -> None:
             waiting = [submit() for _ in range(20)]
             assert status(waiting[0], 1) == "queued"
-            operate(verb)
+            operate(verb, *words)
             assert {status(path, 20) for path in waiting} == {"succeeded"}
 
-        operate("queue/pause")
+        operate("pause")
         # Workers hear of it within a second; what is submitted before that may still run.
         wait_until(lambda: status(submit(), 1) == "queued", 10, "the worker to take nothing more")
-        release("queue/resume")
-        operate("versions/1/unload")
-        wait_until(lambda: states(headway, "held", "1") == ["unloaded"], 10, "it to be unloaded")
-        ((_, reason),) = placed(headway, "held", "1")
+        waits_until("resume")
+        operate("unload", "1")
+        wait_until(lambda: states(headway, "says", "1") == ["unloaded"], 10, "it to be unloaded")
+        ((_, reason),) = placed(headway, "says", "1")
         assert "operator" in str(reason)
-        release("versions/1/load")
+        waits_until("load", "1")
 
 
 def test_an_alias_is_moved_there_and_back_with_the_queue_full(headway: RunningHeadway) -> None:
     gate = headway.folder / "gate"
     gate.touch()
     named: dict[str, str] = {}
-    alias = f"{headway.control_url}/v1/models/switched/aliases/stable"
+    alias = f"{headway.control_url}/v1/models/says/aliases/stable"
     with httpx.Client(base_url=headway.data_url, timeout=30) as client:
         for moved, version in enumerate(["1", "2", "1"]):
-            depth = client.get("/v1/models/switched/queue").json()["depth"]
-            assert depth >= moved * 100 - 32  # all but what stands at the gate
+            depth = client.get("/v1/models/says/queue").json()["depth"]
+            assert depth >= moved * (150 - 64)  # all but what stands at the gate, and waits next to it
             assert client.put(alias, json={"version": version}).status_code == 200
-            answers = post_many(headway.data_url, "switched", {"input": 1, "alias": "stable"}, 100)
+            answers = post_many(headway.data_url, "says", {"input": 1, "alias": "stable"}, 150)
             named |= {answer["id"]: version for answer in answers}
         gate.unlink()
         predictions = [client.get(f"/v1/predictions/{id_}", headers={"Prefer": "wait=30"}).json() for id_ in named]
 
-    assert len(predictions) == 300
+    assert len(predictions) == 450
     assert {one["status"] for one in predictions} == {"succeeded"}
     for one in predictions:
         assert one["version"] == one["output"] == named[one["id"]]

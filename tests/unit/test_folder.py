@@ -99,6 +99,19 @@ def test_a_version_still_being_copied_is_not_there_yet_and_the_others_do_not_wai
     )
 
 
+def test_a_version_that_does_not_come_to_rest_is_said_once(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Watched(models)
+    monkeypatch.setattr("workers.folder.RESTLESS_S", 0.0)
+    for number in range(3):
+        put(models, "echo/1/diary", "x" * number)
+        assert not folder.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"what is new in {models / 'echo' / '1'} is not loaded while its files change"
+    ]
+
+
 def test_weights_before_their_model_file_are_half_a_model(models: Path, watch: Callable[..., Watched]) -> None:
     folder = watch(models)
     put(models, "echo/2/weights.bin")
