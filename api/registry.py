@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from api.problems import Problem
 from api.refreshing import keep_fresh, seen
 from api.threads import PATIENCE_S, Threads
-from api.traffic import Split, weights_of
+from api.traffic import Split, readiness, weights_of
 from headway import broker, npy
 from headway.errors import InputRefused, StorageUnavailable
 from headway.registry import Route, Version
@@ -132,7 +132,7 @@ class ModelView:
             targets={row.version: Target(row) for row in ordered},
             aliases={alias: version for alias, version in said.items() if version is not None},
             declared_aliases=declared,
-            latest=max(ordered, key=lambda row: (_readiness(row), _age(row))).version,
+            latest=max(ordered, key=lambda row: (readiness(row), _age(row))).version,
             route=route,
             split=split,
         )
@@ -141,15 +141,6 @@ class ModelView:
 def drain_rate(row: Version) -> float:
     """Of one version."""
     return sum((placement.rate for placement in row.placements), 0.0)
-
-
-def _readiness(row: Version) -> int:
-    """The latest is one that is released; where none is, one that may still become ready."""
-    if row.released:
-        return 3
-    if row.state == "failed":
-        return 0
-    return 1 if row.wish == "unload" else 2
 
 
 def _age(row: Version) -> tuple[bool, int]:

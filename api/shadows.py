@@ -1,7 +1,7 @@
 """Copies of predictions for versions under comparison, made once the original is committed and waited for by nobody.
 
-A copy runs behind everything else, and what goes wrong with one is only counted. It has a row, and where the input is
-large a blob, of its own; both go with the original.
+A copy runs behind everything else, and what goes wrong with one is only counted: a crash may lose the last ones. It has
+a row, and where the input is large a blob, of its own; both go with the original.
 """
 
 import asyncio
@@ -173,7 +173,7 @@ class Shadows:
         """
         positions = {
             row.id: position
-            for row, position in zip(rows, self._predictions.insert(rows), strict=True)
+            for row, position in zip(rows, self._predictions.insert(rows, durable=False), strict=True)
             if isinstance(position, int)
         }
         originals = {row.shadow_of for row in rows if row.shadow_of is not None}

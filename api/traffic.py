@@ -13,15 +13,23 @@ from fractions import Fraction
 from headway.registry import Traffic, Version
 
 
+def readiness(version: Version) -> int:
+    """Of several versions those with the most are used: released, to be loaded, barred by an operator, failed."""
+    if version.released:
+        return 3
+    if version.state == "failed":
+        return 0
+    return 1 if version.wish == "unload" else 2
+
+
 def weights_of(traffic: Traffic, versions: Mapping[str, Version]) -> dict[str, float]:
     """Of those that take traffic now. A version that is not released leaves its share to the others.
 
-    If none is released they are all waited for, but for those that cannot become ready; empty: to the latest.
+    Where none is released, those are waited for that may become so. Empty: to the latest.
     """
-    there = {version: weight for version, weight in traffic.versions.items() if version in versions}
-    released = {version: weight for version, weight in there.items() if versions[version].released}
-    hopeful = {version: weight for version, weight in there.items() if versions[version].state != "failed"}
-    return released or hopeful or there
+    there = {version: readiness(versions[version]) for version in traffic.versions if version in versions}
+    most = max(there.values(), default=0)
+    return {version: traffic.versions[version] for version, ready in there.items() if ready == most}
 
 
 class Split:

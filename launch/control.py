@@ -25,6 +25,7 @@ from launch.asking import exits, one_line
 _USUAL_URL = "http://127.0.0.1:8001"
 #: A purge works for 20 s before it answers.
 _PATIENCE = httpx.Timeout(60.0, connect=5.0)
+_LEAST = {"remarks": 12}
 _COLOURS = {"ready": "green", "loading": "cyan", "failed": "red", "unloaded": "bright_black"}
 
 
@@ -65,7 +66,7 @@ def show_models(operator: Operator, name: str | None, as_json: bool) -> None:
         for model in models:
             print(json.dumps(model, ensure_ascii=False))
         return
-    headings = ("model", "version", "state", "takes", "devices", "memory", "ended", "failed", "p50", "p99", "remarks")
+    headings = ("version", "state", "takes", "devices", "memory", "ended", "failed", "p50", "p99", "remarks")
     _show(headings, [_cells(model, version) for model in models for version in model["versions"]])
 
 
@@ -79,11 +80,10 @@ def _cells(model: Mapping[str, Any], version: Mapping[str, Any]) -> tuple[str, .
     remarks += [one_line(version["reason"])] if version["reason"] else []
     rate = version["error_rate"]
     return (
-        model["name"],
-        name,
+        f"{model['name']}@{name}",
         version["state"],
         takes,
-        ",".join(version["devices"]) or "-",
+        ", ".join(version["devices"]) or "-",
         _bytes(version["memory_bytes"]),
         str(version["counts"]["ended"]),
         "-" if rate is None else f"{100 * rate:.3g}%",
@@ -99,7 +99,9 @@ def _show(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         for row in rows:
             print(*row, sep="\t")
         return
-    table = Table(*headings)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:  # words are broken where a terminal is narrow, numbers never
+        table.add_column(heading, no_wrap=heading not in ("devices", headings[-1]), min_width=_LEAST.get(heading))
     for row in rows:
         table.add_row(*[Text(cell, _COLOURS.get(cell, "")) for cell in row])
     console.print(table)
@@ -112,7 +114,10 @@ def _bytes(size: int | None) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.3g} s"
+    if seconds is None:
+        return "-"
+    factor, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
+    return f"{factor * seconds:.3g} {unit}"
 
 
 def change_version(operator: Operator, verb: str, model: str, version: str) -> str:
@@ -198,7 +203,7 @@ def show_shadows(operator: Operator, model: str, version: str, limit: int, as_js
         for one in compared:
             print(json.dumps(one, ensure_ascii=False))
         return
-    _show(("id", "original", "shadow", "equal", "differs by", "seconds"), map(_compared, compared))
+    _show(("id", "original", "shadow", "equal", "took"), map(_compared, compared))
     known = [one["equal"] for one in compared if one["equal"] is not None]
     if known:
         print(f"headway: {sum(known):,} of {len(known):,} are equal", file=sys.stderr)
@@ -207,10 +212,16 @@ def show_shadows(operator: Operator, model: str, version: str, limit: int, as_js
 def _compared(one: Mapping[str, Any]) -> tuple[str, ...]:
     sides = [one["original"] or {}, one["shadow"]]
     equal = "-" if one["equal"] is None else "yes" if one["equal"] else "no"
-    difference = "-" if one["max_difference"] is None else f"{one['max_difference']:.4g}"
+    if one["max_difference"]:
+        equal += f", by {one['max_difference']:.3g}"
     seconds = " / ".join(_seconds(side.get("predict_seconds")) for side in sides)
-    original, shadow = (f"{side.get('version', '-')} {side.get('status', 'gone')}" for side in sides)
-    return one["id"], original, shadow, equal, difference, seconds
+    original, shadow = (_side(side) for side in sides)
+    return one["id"], original, shadow, equal, seconds
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    status = side.get("status", "gone")
+    return f"{side.get('version', '-')}{'' if status == 'succeeded' else f' {status}'}"
 
 
 # Predictions

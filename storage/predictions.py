@@ -120,8 +120,8 @@ class Predictions:
 
     # Submitting
 
-    def insert(self, rows: Sequence[NewPrediction]) -> list[int | Refused | Held]:
-        """One durable transaction for the group: the position of each row, in the order given, rising.
+    def insert(self, rows: Sequence[NewPrediction], *, durable: bool = True) -> list[int | Refused | Held]:
+        """One transaction for the group: the position of each row, in the order given, rising.
 
         If the database refuses the group for its data, it is split until the guilty row stands alone. Rows that are
         there already keep their position, so a group may be sent again. Of several with one idempotency key, within
@@ -131,17 +131,17 @@ class Predictions:
             return []
         insert = self._insert_sqlite if self._database.dialect == "sqlite" else self._insert_postgresql
         try:
-            return list(self._database.retrying(lambda: insert(rows)))
+            return list(self._database.retrying(lambda: insert(rows, durable)))
         except Exception as error:
             if fault(error) is not Fault.DATA:
                 raise
             if len(rows) == 1:
                 return [Refused(reason(error))]
         middle = len(rows) // 2
-        return self.insert(rows[:middle]) + self.insert(rows[middle:])
+        return self.insert(rows[:middle], durable=durable) + self.insert(rows[middle:], durable=durable)
 
-    def _insert_sqlite(self, rows: Sequence[NewPrediction]) -> Sequence[int | Held]:
-        with self._database.write() as connection:
+    def _insert_sqlite(self, rows: Sequence[NewPrediction], durable: bool) -> Sequence[int | Held]:
+        with self._database.write(durable=durable) as connection:
             now = now_us()
             inserted = 0
             for part in parts(len(rows)):
@@ -161,7 +161,7 @@ class Predictions:
                 return list(range(now, now + inserted))
             return self._existing(connection, rows)
 
-    def _insert_postgresql(self, rows: Sequence[NewPrediction]) -> Sequence[int | Held]:
+    def _insert_postgresql(self, rows: Sequence[NewPrediction], durable: bool) -> Sequence[int | Held]:
         fields = [
             {
                 "id": row.id,
@@ -189,7 +189,7 @@ class Predictions:
             for row in rows
         ]
         # No BEGIN: one round trip where nothing was in the way, and what was there is seen by the next statement.
-        with self._database.write_once() as connection:
+        with self._database.write_once(durable=durable) as connection:
             bodies = [row.body for row in rows]
             found = self._database.run(connection, "insert_predictions", rows=_json(fields), bodies=bodies).all()
             if len(found) < len(rows):

@@ -8,7 +8,6 @@ A version takes hints only while it is warm. When its files change, the new form
 serves until then; when the new form cannot be loaded, it goes on.
 """
 
-import contextlib
 import hashlib
 import logging
 import threading
@@ -28,6 +27,7 @@ from headway.registry import DeviceStats, Route, State, Version
 from storage.routes import Routes
 from storage.workers import Served
 from workers import memory, metrics
+from workers.demand import Demand
 from workers.folder import Folder
 from workers.intake import Intake
 from workers.placement import Candidate, Load, Reason, Unload, decide
@@ -41,9 +41,6 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.25
 #: How often SQL is asked what operators want.
 _READ_S = 1.0
-#: How often SQL is asked who waits, beside Redis, and how old a row must be for it: younger ones have a hint.
-_ASK_SQL_S = 2.0
-_AGE_US = 1_000_000
 #: A version that did not load is tried again after this, doubled each time. Seconds.
 _RETRY_S = (15.0, 300.0)
 
@@ -97,7 +94,7 @@ class Residents:
         self._shared = shared
         self._intake = intake
         self._routes_in_sql = routes
-        self._redis = client
+        self._demand = Demand(client, shared.predictions)
         self._budget = budget
         self._residents: dict[Form, _Resident] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
@@ -106,7 +103,7 @@ class Residents:
         self._broken: dict[tuple[str, str], str] = {}  # versions of the folder that cannot be loaded, and why
         self._registered: dict[tuple[str, str], Found] = {}
         self._placed: dict[tuple[str, str], tuple[State, str | None, int | None]] = {}
-        self._read_at = self._asked_sql_at = -1e9
+        self._read_at = -1e9
         self._busy = (time.monotonic(), 0.0)
         self._loads = self._unloads = 0
         self._wake = wake
@@ -293,48 +290,18 @@ class Residents:
 
     def _ask(self) -> None:
         """Who waits for versions that are not loaded here, and since when."""
-        classes = list(self._intake.classes)
-        out = [
+        asked = [
             one
             for one in self._residents.values()
             if one.state in ("out", "failed") and not one.gone
             if not self._is_paused(one) and self._wish(one) != "unload"
         ]
-        lines = {line: one for one in out for line in broker.all_lines(one.form.model, one.form.version, classes)}
+        classes = list(self._intake.classes)
+        oldest = self._demand.oldest(
+            {line: one.form for one in asked for line in broker.all_lines(one.form.model, one.form.version, classes)}
+        )
         for one in self._residents.values():
-            if one not in out:
-                one.asked_at = None
-        if not lines:
-            return
-        heads = self._heads(list(lines))
-        now = time.monotonic()
-        if now - self._asked_sql_at >= _ASK_SQL_S:
-            self._asked_sql_at = now
-            with contextlib.suppress(StorageUnavailable):
-                before = self._shared.predictions.now() - _AGE_US
-                for line in self._shared.predictions.waiting(dict.fromkeys(lines, before)):
-                    heads.setdefault(line, before)
-            asked: dict[Form, int] = {}
-        else:  # what SQL said lately stands
-            asked = {one.form: one.asked_at for one in out if one.asked_at is not None}
-        for line, at in heads.items():
-            form = lines[line].form
-            asked[form] = min(at, asked.get(form, at))
-        for one in out:
-            at_last = asked.get(one.form)
-            one.asked_at = at_last if one.asked_at is None or at_last is None else min(one.asked_at, at_last)
-
-    def _heads(self, lines: Sequence[str]) -> dict[str, int]:
-        """The position of the oldest hint of each line that has one in Redis."""
-        try:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for line in lines:
-                    pipeline.lindex(line, -1)
-                heads = pipeline.execute()
-        except redis.RedisError:
-            return {}
-        positions = ((line, broker.position_of(head)) for line, head in zip(lines, heads, strict=True) if head)
-        return {line: at for line, at in positions if at is not None}
+            one.asked_at = oldest.get(one.form)
 
     # Decisions
 

@@ -105,7 +105,8 @@ function showTotals(s, now) {
   const paused = s.models.filter((m) => m.paused);
   text(tiles.oldest.note, paused.length ? `${plural(paused.length, "model")} paused` : totals.queued ? "but for batches" : "nothing waits");
   text(tiles.failed.value, count(totals.failed_last_hour, totals.failed_at_most));
-  text(tiles.failed.note, totals.failed_last_hour ? `of ${plural(new Set(s.failures.map((f) => f.model)).size || 1, "model")}` : "none");
+  const last = s.failures[0];
+  text(tiles.failed.note, totals.failed_last_hour && last ? `the last: ${ago((Date.parse(s.as_of) - Date.parse(last.at)) / 1e3)}` : "none");
   attr(tiles.failed.node, "class", totals.failed_last_hour ? "tile bad" : "tile");
   text(tiles.workers.value, count(s.workers));
   text(tiles.workers.note, s.workers ? `on ${plural(new Set(s.devices.map((d) => d.host)).size, "host")}` : "start one: headway worker");
@@ -434,8 +435,8 @@ async function connect() {
     if (response.status === 401 || response.status === 403) return ask(response.status);
     if (!response.ok) reason = (await why(response)).replace(/\.$/, "");
     else await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), hear);
-  } catch (error) {
-    if (!mine.signal.aborted && !(error instanceof TypeError)) console.error(error);
+  } catch {
+    // Cut off, refused, or given up for its silence.
   } finally {
     clearTimeout(dog);
   }
@@ -454,7 +455,11 @@ async function read(reader, hear) {
       const data = event.split("\n").find((line) => line.startsWith("data: "));
       if (data) {
         tries = 0;
-        show(JSON.parse(data.slice(6)));
+        try {
+          show(JSON.parse(data.slice(6)));
+        } catch (error) {
+          console.error(error); // the next one may be better
+        }
       }
     }
   }

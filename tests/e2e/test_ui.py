@@ -166,8 +166,8 @@ def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
 
     # Busy
     for priority in (0, 5, 9):
-        submit(headway, "sentiment", *map(str, range(80)), priority=priority)
-    lines = "\n".join(f'{{"input": "line {n}"}}' for n in range(400))
+        submit(headway, "sentiment", *map(str, range(60)), priority=priority)
+    lines = "\n".join(f'{{"input": "line {n}"}}' for n in range(240))
     with client_of(headway) as client:
         form = {"content-type": "application/jsonl"}
         assert client.post("/v1/batches?model=sentiment", content=lines, headers=form).status_code == 202
@@ -228,12 +228,19 @@ def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
         window.context.close()
 
 
-def test_a_lost_connection_is_said_and_comes_back_and_so_is_what_a_button_could_not_do(
+def test_what_a_button_could_not_do_is_said_and_a_connection_that_is_lost_or_left_comes_back(
     headway: RunningHeadway, browser: Browser, tmp_path: Path
 ) -> None:
     window = Window(browser, headway.control_url, tmp_path)
     page = window.page
     window.live()
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    hide += "document.dispatchEvent(new Event('visibilitychange'))"
+    page.evaluate(hide % "true")
+    expect(page.locator("#live-text")).to_have_text("Paused while hidden")
+    page.evaluate(hide % "false")
+    window.live()
+
     problem = {
         "status": 503,
         "content_type": "application/problem+json",

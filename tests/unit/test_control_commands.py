@@ -43,17 +43,18 @@ def test_a_bulk_retry_goes_on_where_the_page_before_ended(capsys: pytest.Capture
 def test_comparisons_are_a_line_each_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     def one(id_: str, **more: Any) -> dict[str, Any]:
         side = {"version": "1", "status": "succeeded", "predict_seconds": 0.25}
-        return {"id": id_, "original": side, "shadow": {**side, "version": "2"}, "max_difference": None, **more}
+        return {"id": id_, "original": side, "shadow": {**side, "version": "2"}, "max_difference": None} | more
 
     first = {"data": [one("a", equal=True, max_difference=0.0)], "has_more": True, "last_id": "s"}
-    second = {"data": [one("b", equal=None, original=None), one("c", equal=False)], "has_more": True, "last_id": "t"}
+    gone, unlike = one("b", equal=None, original=None), one("c", equal=False, max_difference=0.5)
+    second = {"data": [gone, unlike], "has_more": True, "last_id": "t"}
     asking, asked = operator(first, second)
     show_shadows(asking, "m", "2", 3, as_json=False)
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "a\t1 succeeded\t2 succeeded\tyes\t0\t0.25 s / 0.25 s",
-        "b\t- gone\t2 succeeded\t-\t-\t- / 0.25 s",
-        "c\t1 succeeded\t2 succeeded\tno\t-\t0.25 s / 0.25 s",
+        "a\t1\t2\tyes\t250 ms / 250 ms",
+        "b\t- gone\t2\t-\t- / 250 ms",
+        "c\t1\t2\tno, by 0.5\t250 ms / 250 ms",
     ]
     assert err == "headway: 1 of 2 are equal\n"
     path = "GET /v1/models/m/versions/2/shadows"

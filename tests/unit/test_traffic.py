@@ -81,6 +81,7 @@ def known(name: str, state: State = "ready", *, warm: bool = False, wish: Wish |
         ([known("1"), known("2", wish="unload")], {"1": 90}),
         ([known("1", "loading"), known("2", "loading")], {"1": 90, "2": 10}),
         ([known("1", "failed"), known("2", "loading")], {"2": 10}),
+        ([known("1", "unloaded", wish="unload"), known("2", "loading")], {"2": 10}),
         ([known("1", "failed"), known("2", "failed")], {"1": 90, "2": 10}),
         ([known("1"), known("5")], {"1": 90}),
         ([known("5")], {}),

@@ -62,8 +62,8 @@ def test_a_model_is_operated_from_the_shell(shell: Shell, api: "Api") -> None:
         "echo: 1 90%, 2 10%; shadow 3; sticky by user\n"
     )
     lines = [line.split("\t") for line in shell.printed("models", "list").splitlines()]
-    echo = {line[1]: line for line in lines if line[0] == "echo"}
-    assert [echo[version][2:4] for version in "123"] == [["ready", "90%"], ["ready", "10%"], ["loading", "shadow"]]
+    echo = {line[0].removeprefix("echo@"): line for line in lines}
+    assert [echo[version][1:3] for version in "123"] == [["ready", "90%"], ["ready", "10%"], ["loading", "shadow"]]
     assert echo["1"][-1] == "stable"
     assert shell.printed("models", "traffic", "echo", "--latest") == "echo: 2 100%\n"
     assert versions_of(api, 2) == {"2": 2}
