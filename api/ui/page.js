@@ -339,7 +339,7 @@ let listed = [];
 function showFailures(s) {
   const there = (f) => !(retried.get(f.id) >= f.attempt);
   const news = s.failures.filter(there);
-  if (performance.now() - touched < 3000 && listed.length) {
+  if (performance.now() - touched < 2000 && listed.length) {
     const newest = new Map(news.map((f) => [f.id, f]));
     listed = listed.filter(there).map((f) => newest.get(f.id) ?? f);
   } else listed = news;

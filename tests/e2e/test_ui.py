@@ -162,7 +162,7 @@ def test_the_page_shows_what_happens_and_is_worked_by_keyboard_alone(
     # Idle
     expect(page.get_by_text("Nothing waits, and nothing runs.")).to_be_visible()
     expect(page.get_by_text("No failures.")).to_be_visible()
-    expect(page.locator("#devices")).to_contain_text("cpu")
+    expect(page.locator("#devices")).to_contain_text("2 loads")
     wide.picture("idle")
 
     # A model is paused by keyboard, and its lanes fill
