@@ -103,7 +103,7 @@ function showTotals(s, now) {
   draw(tiles.queued.chart, points, now, "depth", ["area", "edge"], "Queued in the last two minutes");
   text(tiles.oldest.value, totals.oldest_age_seconds == null ? "–" : duration(totals.oldest_age_seconds));
   const paused = s.models.filter((m) => m.paused);
-  text(tiles.oldest.note, paused.length ? `${plural(paused.length, "model")} paused` : totals.queued ? "but for batches" : "nothing waits");
+  text(tiles.oldest.note, paused.length ? `${plural(paused.length, "model")} paused` : !bulk ? (totals.queued ? "of what is queued" : "nothing waits") : totals.queued > bulk ? "but for batches" : "only batches wait");
   text(tiles.failed.value, count(totals.failed_last_hour, totals.failed_at_most));
   const last = s.failures[0];
   text(tiles.failed.note, totals.failed_last_hour && last ? `the last: ${ago((Date.parse(s.as_of) - Date.parse(last.at)) / 1e3)}` : "none");
@@ -339,7 +339,7 @@ let listed = [];
 function showFailures(s) {
   const there = (f) => !(retried.get(f.id) >= f.attempt);
   const news = s.failures.filter(there);
-  if (performance.now() - touched < 4000 && listed.length) {
+  if (performance.now() - touched < 2000 && listed.length) {
     const newest = new Map(news.map((f) => [f.id, f]));
     listed = listed.filter(there).map((f) => newest.get(f.id) ?? f);
   } else listed = news;
