@@ -88,3 +88,9 @@ def test_what_the_alerts_query_is_in_the_catalogue_and_each_has_a_runbook() -> N
 
 def test_every_link_within_the_page_leads_somewhere() -> None:
     assert set(re.findall(r"\]\(#([\w-]+)\)", OPERATIONS)) <= anchors()
+
+
+def test_every_panel_has_a_number_and_a_place_of_its_own() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels)
