@@ -136,7 +136,8 @@ class Residents:
 
     def device(self) -> DeviceStats:
         """Asked once a beat."""
-        now, total = time.monotonic(), sum(tally.busy_s for tally in list(self._tallies.values()))
+        running = sum(runner.running_s for serving in self.servings for runner in serving.runners)
+        now, total = time.monotonic(), running + sum(tally.busy_s for tally in list(self._tallies.values()))
         since, before = self._busy
         self._busy = (now, total)
         busy = min(1.0, max(0.0, total - before) / max(now - since, 1e-3))

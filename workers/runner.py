@@ -140,6 +140,12 @@ class Runner:
         """It has claimed something that has not ended."""
         return bool(self._in_flight or self._gathering or self._again is not None)
 
+    @property
+    def running_s(self) -> float:
+        """How long the device has been at the present call; 0 while there is none."""
+        with self._changed:
+            return time.monotonic() - self._began if self._in_flight else 0.0
+
     def start(self) -> None:
         self._device_thread.start()
         self._feed_thread.start()
