@@ -105,7 +105,7 @@ def checked(answer: Answer) -> Answer:
 def _problem(answer: Answer) -> ApiError:
     """Whoever wrote it: a proxy's page has a status and nothing else that we know."""
     try:
-        told = msgspec.json.decode(answer.body, type=_Told)
+        told = _told.decode(answer.body)
     except msgspec.DecodeError:
         told = _Told(detail=http.client.responses.get(answer.status, "An answer without a reason"))
     return ApiError(
@@ -123,6 +123,9 @@ class _Told(msgspec.Struct):
     code: str = "unknown"
     errors: list[dict[str, Any]] = []
     request_id: str | None = None
+
+
+_told = msgspec.json.Decoder(_Told)
 
 
 def decoded(answer: Answer, type_: type[T]) -> T:

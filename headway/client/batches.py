@@ -149,10 +149,13 @@ class _Place(msgspec.Struct):
     line: int
 
 
+_place_decoder = msgspec.json.Decoder(_Place)
+
+
 def _place(block: bytes) -> int:
     """The number of its last line."""
     try:
-        return msgspec.json.decode(last_line(block), type=_Place).line
+        return _place_decoder.decode(last_line(block)).line
     except msgspec.DecodeError as error:
         raise foreign(200, error) from error
 

@@ -179,3 +179,9 @@ class Result(msgspec.Struct, frozen=True):
     output: Any = None
     output_at: str | None = None  # the path it is at instead: too large, or no JSON
     error: Failure | None = None
+
+
+for _kind in (Prediction, Page, Batch, BatchPage, Result, Transition, Progressed, Emitted):
+    # msgspec (0.22.0) puts together what it knows of a type when that is first used, and where two threads are the
+    # first at once, the process dies. Here there is one.
+    msgspec.json.Decoder(_kind)
