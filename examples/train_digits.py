@@ -1,8 +1,8 @@
 """Train the `digits` model: scikit-learn's 1,797 scanned digits to `models/digits/1/model.pt2`.
 
-A small convolutional net, seconds on two CPU threads, the same weights every time on the same machine. One image in
-four is held out of training; `held_out()` gives those, so that whoever measures accuracy measures it on images the net
-has not seen.
+A small convolutional net, seconds on one CPU thread (more would only wait for each other), the same weights every time
+on the same machine. One image in four is held out of training; `held_out()` gives those, so that whoever measures
+accuracy measures it on images the net has not seen.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the digits model and export it with torch.export.")
     parser.add_argument("--output", type=Path, default=MODEL)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     print(f"accuracy on held-out images {build(options.output):.3f}")
     print(f"wrote {options.output} ({options.output.stat().st_size / 1000:.0f} kB)")
 
