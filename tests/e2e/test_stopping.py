@@ -70,7 +70,7 @@ def stopped_after(delay_s: float, part: str, environ: dict[str, str], log: Path)
         process.wait()
 
 
-@pytest.mark.parametrize(("part", "moments"), [("worker", 20), ("api", 20), ("utility", 6)])
+@pytest.mark.parametrize(("part", "moments"), [("worker", 12), ("api", 12), ("utility", 6)])
 def test_sigterm_at_any_moment_of_a_start_ends_it_soon(
     environ: dict[str, str], tmp_path: Path, part: str, moments: int
 ) -> None:

@@ -248,7 +248,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, str], int, str]] = {
         "malformed_request",
     ),
     "no gzip": (lambda: lines(1), {"content-encoding": "gzip"}, 400, "malformed_request"),
-    "a bomb": (lambda: gzip_of(1 << 30), {"content-encoding": "gzip"}, 413, "payload_too_large"),
+    "a bomb": (lambda: gzip_of(1 << 27), {"content-encoding": "gzip"}, 413, "payload_too_large"),
     "brotli": (lambda: lines(1), {"content-encoding": "br"}, 415, "unsupported_media_type"),
     "json": (lambda: lines(1), {"content-type": "application/json"}, 415, "unsupported_media_type"),
     "a bad key": (lambda: lines(1), {"idempotency-key": ""}, 422, "validation_failed"),
