@@ -85,22 +85,18 @@ def _model(view: ModelView) -> dict[str, Any]:
 def traffic_of(view: ModelView) -> dict[str, Any]:
     """Where submissions go that name no version. `now`: the share of each version that takes any."""
     traffic = view.route.traffic
-    weights = {view.latest: 1.0} if view.split is None else view.split.weights
-    total = sum(weights.values())
     return {
         "versions": traffic.versions,
         "shadow": traffic.shadow,
         "sticky": traffic.sticky,
-        "now": {version: weight / total for version, weight in weights.items()},
+        "now": view.shares,
     }
 
 
 def version_body(row: Version) -> dict[str, Any]:
     """`counts` since its workers started, the durations of their last minutes, from acceptance to the end."""
     manifest = row.manifest
-    ended = sum(placement.ended for placement in row.placements)
-    failed = sum(placement.stats.failed for placement in row.placements)
-    seconds = quantiles.added(placement.stats.seconds for placement in row.placements)
+    ended, failed, seconds = row.ended, row.failed, row.seconds
     return {
         "object": "model_version",
         "model": row.model,

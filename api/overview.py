@@ -324,8 +324,7 @@ def _snapshot(now: Snapshot, views: Mapping[str, ModelView], read: _Read) -> Sna
 
 def _model(view: ModelView, read: _Read) -> ModelState:
     traffic = view.route.traffic
-    weights = {view.latest: 1.0} if view.split is None else view.split.weights
-    total = sum(weights.values())
+    shares = view.shares
     lanes = _lanes(view, read)
     return ModelState(
         name=view.name,
@@ -339,7 +338,7 @@ def _model(view: ModelView, read: _Read) -> ModelState:
                 latest=row.version == view.latest,
                 aliases=sorted(alias for alias, version in view.aliases.items() if version == row.version),
                 weight=traffic.versions.get(row.version),
-                share=weights.get(row.version, 0.0) / total,
+                share=shares.get(row.version, 0.0),
                 shadow=row.version in traffic.shadow,
             )
             for row in reversed([*view.versions.values()])
@@ -384,7 +383,7 @@ def _version(
     share: float,
     shadow: bool,
 ) -> VersionState:
-    seconds = added(placement.stats.seconds for placement in row.placements)
+    seconds = row.seconds
     return VersionState(
         version=row.version,
         state=row.state,
@@ -400,8 +399,8 @@ def _version(
         sha256=row.sha256[:12],
         devices=sorted({one.device for one in row.placements if one.state in ("ready", "loading")}),
         memory_bytes=_memory(row),
-        ended=sum(one.ended for one in row.placements),
-        failed=sum(one.stats.failed for one in row.placements),
+        ended=row.ended,
+        failed=row.failed,
         rate=drain_rate(row),
         p50_seconds=quantile(seconds, 0.5),
         p99_seconds=quantile(seconds, 0.99),

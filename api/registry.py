@@ -96,6 +96,13 @@ class ModelView:
         return sum(drain_rate(row) for row in self.versions.values())
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Of each version that takes submissions now which name none; together 1."""
+        weights = {self.latest: 1.0} if self.split is None else self.split.weights
+        total = sum(weights.values())
+        return {version: weight / total for version, weight in weights.items()}
+
+    @property
     def shadows(self) -> list[Target]:
         """Versions that are sent copies now: those that have been warm, while nothing is paused."""
         if self.route.paused:

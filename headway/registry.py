@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from headway.manifest import Manifest
+from headway.quantiles import added
 
 State = Literal["loading", "ready", "failed", "unloaded"]
 #: An operator's word, which outranks the policy of `model.toml`.
@@ -72,6 +73,21 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None  # what one instance took when it was last loaded
     wish: Wish | None = None
     wished_at: int | None = None  # when that was said; None: never
+
+    @property
+    def ended(self) -> int:
+        """Predictions, since the workers that have it started."""
+        return sum(placement.ended for placement in self.placements)
+
+    @property
+    def failed(self) -> int:
+        """Of those."""
+        return sum(placement.stats.failed for placement in self.placements)
+
+    @property
+    def seconds(self) -> Mapping[int, int]:
+        """From acceptance to the end, of the last minutes (`headway.quantiles`)."""
+        return added(placement.stats.seconds for placement in self.placements)
 
     @property
     def released(self) -> bool:
