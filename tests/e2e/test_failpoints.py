@@ -1,6 +1,6 @@
 """Whatever happens at whichever step: what was accepted ends once, right, and its receiver hears of it under one id.
 
-Every point × killed, failed, stalled × SQLite, PostgreSQL runs with `make chaos`; here runs a tenth of it, drawn by a seed.
+Every point × killed, failed, stalled × SQLite, PostgreSQL: `make chaos` runs all; here runs a tenth, drawn by a seed.
 """
 
 import itertools
@@ -233,11 +233,8 @@ def ends(system: System, ids: dict[str, str], keys: dict[str, int]) -> None:
             assert bodies[end]["data"]["output"] == answer["output"]
     ours = "', '".join(ids.values())
     deliveries = wait_until(lambda: settled(system, ours), 20, "the deliveries to be recorded")
-    assert {(id_, event) for id_, event, _ in deliveries} >= {(id_, "prediction.succeeded") for id_ in ids.values()}
-    known = {id_ for *_, id_ in deliveries}
-    assert set().union(*(heard[one] for one in owed)) == known
-    succeeded = [one for one in owed if one[1] == "prediction.succeeded"]
-    assert [len(heard[one]) for one in succeeded] == [1] * PREDICTIONS  # an attempt that was lost had begun as well
+    assert sorted(deliveries) == sorted((*one, id_) for one in owed for id_ in heard[one])
+    assert len(deliveries) == len(owed)
 
 
 def read_of(client: httpx.Client, id_: str) -> Any:
@@ -253,4 +250,5 @@ def settled(system: System, ids: str) -> list[Any]:
     pending = f"SELECT count(*) FROM deliveries WHERE prediction_id IN ('{ids}') AND state = 0"
     if system.rows(pending)[0][0] or system.rows("SELECT count(*) FROM claims")[0][0]:
         return []
-    return system.rows(f"SELECT prediction_id, event, id FROM deliveries WHERE prediction_id IN ('{ids}')")
+    owed = f"SELECT prediction_id, event, id FROM deliveries WHERE prediction_id IN ('{ids}')"
+    return [(str(prediction), event, id_) for prediction, event, id_ in system.rows(owed)]
