@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from api import metrics
-from headway import notices
+from headway import failpoints, notices
 from headway.notices import Ended
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,9 @@ class Publisher:
                 pipeline.lpush(name, *messages)
             else:
                 pipeline.publish(name, messages[0])
+        failpoints.hit("submit.publishing")
         await pipeline.execute()
+        failpoints.hit("submit.published")
 
     async def close(self) -> None:
         """Sends what is still waiting, if that is quick."""

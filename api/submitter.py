@@ -16,7 +16,7 @@ from api import metrics
 from api.problems import Problem
 from api.publisher import Publisher
 from api.threads import Threads
-from headway import broker
+from headway import broker, failpoints
 from headway.errors import StorageUnavailable
 from headway.types import Hint, NewPrediction
 from storage.predictions import Held, Predictions, Refused
@@ -125,7 +125,7 @@ class Submitter:
     async def _commit(self, group: Sequence[_Submission]) -> None:
         rows = [submission.row for submission in group]
         started = time.perf_counter()
-        positions = await self._thread.run(lambda: self._predictions.insert(rows))
+        positions = await self._thread.run(lambda: self._insert(rows))
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
         metrics.GROUP_SIZE.observe(len(group))
         accepted: dict[str, list[tuple[int, Hint]]] = {}
@@ -147,6 +147,12 @@ class Submitter:
             metrics.ACCEPTED.inc(len(hints))
             made = broker.envelopes(line, hints, at_most=at_most[line], coming=self._coming[line])
             self._publisher.hint(line, made, len(hints))
+
+    def _insert(self, rows: Sequence[NewPrediction]) -> list[int | Refused | Held]:
+        failpoints.hit("submit.begin", failpoints.storage_lost)
+        positions = self._predictions.insert(rows)
+        failpoints.hit("submit.committed", failpoints.storage_lost)
+        return positions
 
     def _drain(self) -> list[_Submission]:
         pending = list(self._pending)

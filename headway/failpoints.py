@@ -21,13 +21,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from headway.errors import SettingsError
+from headway.errors import SettingsError, StorageUnavailable
+
+VARIABLE = "HEADWAY_FAILPOINTS"
 
 #: Where something may go wrong, by what is being done there. `committed` is after SQL has it and before anybody knows.
 POINTS = (
     "submit.begin",  # the API has a group of submissions
-    "submit.committed",  # their rows are there; nothing is published, nobody has a 202
-    "submit.published",  # Redis has the hints; nobody has a 202
+    "submit.committed",  # their rows are there; nobody has a 202
+    "submit.publishing",  # callers may have their 202; Redis has no hint
+    "submit.published",  # it has
     "claim.begin",  # a micro-batch was taken out of its window
     "claim.committed",  # its rows are ours; the device has nothing
     "compute.begin",  # the device process has the call
@@ -61,8 +64,13 @@ def hit(point: str, error: Callable[[], Exception] = Injected) -> None:
         _fire(_FOLDER / point, error)
 
 
+def storage_lost() -> Exception:
+    """What a call to the store raises where nobody knows whether it was done."""
+    return StorageUnavailable("a test lost the connection")
+
+
 def _folder() -> Path | None:
-    name = os.environ.get("HEADWAY_FAILPOINTS")
+    name = os.environ.get(VARIABLE)
     if not name:
         return None
     if not Path(name).is_dir():
@@ -71,6 +79,8 @@ def _folder() -> Path | None:
 
 
 _FOLDER = _folder()
+#: Whether any of it can happen: what costs something where it is off asks first.
+ARMED = _FOLDER is not None
 
 
 def _fire(file: Path, error: Callable[[], Exception]) -> None:

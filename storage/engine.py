@@ -18,8 +18,10 @@ import msgspec
 import sqlalchemy
 from sqlalchemy import URL, Connection, CursorResult, Engine, event
 
+from headway import failpoints
 from headway.clock import now_us
 from headway.errors import SettingsError, StorageUnavailable
+from storage import faults
 from storage.faults import Fault, fault
 from storage.statements import Dialect, statements
 from storage.turnstile import Turnstile
@@ -41,6 +43,9 @@ class Database:
         self._relaxed = relaxed
         self._reading = reading
         self._turnstile = turnstile
+        if failpoints.ARMED:
+            for engine in (durable, relaxed, reading):
+                event.listen(engine, "before_cursor_execute", lambda *_: failpoints.hit("sql.execute", faults.refused))
 
     @classmethod
     def open(cls, url: str) -> "Database":
@@ -66,6 +71,7 @@ class Database:
         engine = self._durable if durable else self._relaxed
         with engine.connect() as connection, self._turn(), connection.begin():
             yield connection
+        failpoints.hit("sql.committed", faults.lost)
 
     @contextlib.contextmanager
     def write_once(self, *, durable: bool = True) -> Iterator[Connection]:
@@ -77,6 +83,7 @@ class Database:
         engine = self._durable if durable else self._relaxed
         with engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        failpoints.hit("sql.committed", faults.lost)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:

@@ -8,6 +8,7 @@ OURS     anything else: a bug of ours, raised as it is
 """
 
 import enum
+import random
 
 import sqlalchemy.exc
 
@@ -70,3 +71,21 @@ def _of_driver(error: BaseException) -> Fault:
         return next((_POSTGRESQL[state[:n]] for n in (5, 3, 2) if state[:n] in _POSTGRESQL), Fault.OURS)
     # psycopg has no code for a connection that could not be made.
     return Fault.AWAY if type(error).__name__ in ("OperationalError", "ConnectionTimeout") else Fault.OURS
+
+
+class _Injected(Exception):  # noqa: N818
+    """A driver's error that a test makes up."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(f"a test made this fail with {sqlstate}")
+        self.sqlstate = sqlstate
+
+
+def lost() -> Exception:
+    """The connection is gone, and nobody knows whether the transaction was committed."""
+    return sqlalchemy.exc.OperationalError(None, None, _Injected("08006"), connection_invalidated=True)
+
+
+def refused() -> Exception:
+    """A statement that was in another's way, or took too long."""
+    return sqlalchemy.exc.OperationalError(None, None, _Injected(random.choice(("40001", "57014"))))

@@ -24,7 +24,7 @@ import msgspec
 
 from batching import outcomes
 from batching.outcomes import Fatal
-from headway import logs, npy, signature
+from headway import failpoints, logs, npy, signature
 from headway.manifest import Manifest
 from headway.model import Context, Item
 from headway.types import Outcome
@@ -233,11 +233,13 @@ def _memory_bytes(device: str) -> int | None:
 def _serve(device: Device, orders: "_Orders") -> None:
     """Until the worker closes the pipe."""
     while (call := orders.calls.get()) is not None:
+        failpoints.hit("compute.begin")
         try:
             settled, too_many = device.run(call)
         except Fatal as error:
             logger.critical("the accelerator is lost to this process: %s", error)
             os._exit(1)
+        failpoints.hit("compute.end")
         try:
             orders.reply(frames.Reply(call.call_id, settled, too_many))
         except OSError:  # the worker has gone

@@ -22,6 +22,7 @@ from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from headway import failpoints
 from headway.manifest import Manifest
 from workers import frames
 from workers.frames import Loaded, Reply, Said
@@ -96,7 +97,7 @@ class Executor:
             raise DiedLoading(str(error)) from error
 
     def _start(self) -> None:
-        environment = os.environ | _pinned(self._device, self._manifest.instances)
+        environment = _without_settings(os.environ) | _pinned(self._device, self._manifest.instances)
         ours, theirs = socket.socketpair()
         with theirs:
             fd = str(theirs.fileno())
@@ -295,6 +296,12 @@ class Executor:
                 for end in self._bell:
                     os.close(end)
                 self._bell = None
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """A model needs neither the addresses and passwords of databases nor keys, so it is not given any."""
+    ours = ("HEADWAY_", "FLOWER_")
+    return {name: value for name, value in environ.items() if not name.startswith(ours) or name == failpoints.VARIABLE}
 
 
 def _pinned(device: str, instances: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
+from headway import failpoints
 from headway.errors import StorageUnavailable
 from headway.notices import Ended
 from storage.predictions import Finished, Predictions
@@ -123,13 +124,19 @@ class Finisher:
     def _write(self, group: list[Settled], *, taken: bool = False) -> None:
         """`taken`: out of the queues."""
         parts = [part for settled in group for part in settled.parts]
-        ended = persist(lambda: self._predictions.finish(parts))
+        ended = persist(lambda: self._finish(parts))
         if taken:  # said before anybody is told that it is done: who is woken by that asks whether something waits
             self._taken = self._writing_bulk = False
         unheard = {id_ for settled in group for id_ in settled.unheard}
         self._publisher.ended({id_: one for id_, one in ended.items() if id_ not in unheard} if unheard else ended)
         for settled in group:
             settled.done(ended)
+
+    def _finish(self, parts: list[Finished]) -> dict[str, Ended]:
+        failpoints.hit("finish.begin", failpoints.storage_lost)
+        ended = self._predictions.finish(parts)
+        failpoints.hit("finish.committed", failpoints.storage_lost)
+        return ended
 
 
 T = TypeVar("T")

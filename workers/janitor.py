@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import redis
 
-from headway import broker
+from headway import broker, failpoints
 from headway.clock import new_id
 from headway.errors import StorageUnavailable
 from headway.settings import RETENTION_S
@@ -89,11 +89,13 @@ class Janitor:
 
     def step(self) -> None:
         """One pass over everything. Raises StorageUnavailable."""
+        failpoints.hit("reconcile.begin")
         self._bury_workers()
         self._give_back()
         self._expire()
         self._recover_hints()
         self._purge()
+        failpoints.hit("reconcile.end")
 
     def _bury_workers(self) -> None:
         now = self._clock()
@@ -113,6 +115,8 @@ class Janitor:
     def _give_back(self) -> None:
         while True:
             given = self._predictions.give_back_dead()
+            if given:
+                failpoints.hit("reconcile.given_back")
             self._announce(given)
             if not given.queued and not given.ended:
                 break
@@ -191,6 +195,7 @@ class Janitor:
         if not lost:
             return
         log.warning("%d hints had left redis unclaimed: published again", len(lost), extra={"line": line})
+        failpoints.hit("reconcile.recovering")
         # Oldest at the very head: pages are pushed youngest page first.
         for start in range((len(lost) - 1) // _PAGE * _PAGE, -1, -_PAGE):
             messages = [wire for _, wire in broker.envelopes(line, lost[start : start + _PAGE], at_most=64)]

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import redis
 
-from headway import broker, notices, reports
+from headway import broker, failpoints, notices, reports
 from headway.notices import Ended
 from headway.reports import Report
 from headway.types import Hint
@@ -106,12 +106,14 @@ class Publisher:
         while (command := self._commands.get()) is not None:
             verb, key, payload = command
             try:
+                failpoints.hit("notify.begin", redis.ConnectionError)
                 if isinstance(payload, dict):
                     self._report(key, payload)
                 elif isinstance(payload, list):
                     self._redis.rpush(key, *payload)
                 else:
                     self._redis.publish(key, payload)
+                failpoints.hit("notify.end", redis.ConnectionError)
             except redis.RedisError as error:
                 if not self._away:
                     log.warning("redis is away, %s dropped: %s", verb, error)

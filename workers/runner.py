@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from batching.ceiling import Ceiling
 from batching.policy import Pace, Waiting
 from batching.reloads import Reloads
-from headway import broker
+from headway import broker, failpoints
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
 from headway.manifest import Fetch
@@ -281,7 +281,9 @@ class Runner:
             claim = new_id()
             self._claims.open(claim, ids)
             try:
+                failpoints.hit("claim.begin", failpoints.storage_lost)
                 rows = self._predictions.claim(claim, self._worker_id, ids, *self._labels)
+                failpoints.hit("claim.committed", failpoints.storage_lost)
                 break
             except StorageUnavailable as error:
                 self._claims.drop(claim)

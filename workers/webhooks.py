@@ -24,6 +24,7 @@ import httpx
 import msgspec
 
 import headway
+from headway import failpoints
 from headway.batches import Batch, batch_json
 from headway.clock import now_us
 from headway.egress import Egress, UrlRefused
@@ -159,8 +160,10 @@ class Deliverer:
         retry_after = 0.0
         error: str | None = "it was interrupted"
         try:
+            failpoints.hit("deliver.begin")
             async with asyncio.timeout(self._timeout_s):
                 status, retry_after = await self._post(leased)
+            failpoints.hit("deliver.answered")
             error = None if 200 <= status < 300 else f"answered {status}"
         except TimeoutError:
             error = f"no answer within {self._timeout_s:g} s"
@@ -233,7 +236,7 @@ class Deliverer:
             give_up = time.monotonic() + _MARGIN_S
             while results:
                 try:
-                    await self._in_sql(lambda results=results: self._deliveries.record(results))  # type: ignore[misc]
+                    await self._in_sql(lambda results=results: self._written(results))  # type: ignore[misc]
                     break
                 except StorageUnavailable as error:
                     if time.monotonic() > give_up:
@@ -243,6 +246,10 @@ class Deliverer:
             for result in results:
                 if self._leases.get(result.leased.id) == result.leased.attempts:
                     del self._leases[result.leased.id]
+
+    def _written(self, results: list[Result]) -> None:
+        self._deliveries.record(results)
+        failpoints.hit("deliver.recorded", failpoints.storage_lost)
 
     async def _renew(self) -> None:
         """What is under way for long; most is over before it comes to that."""
