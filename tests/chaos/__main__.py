@@ -62,6 +62,8 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
     system = System(scratch, valkey, server, redis_proxy, sql_proxy, secret, asked.workers)
     callers: Callers
     async with contextlib.AsyncExitStack() as cleanup:
+        for log in (history, received):
+            cleanup.callback(log.close)
         cleanup.callback(valkey.remove)
         for part in (redis_proxy, sql_proxy, zoo):
             if part is not None:
@@ -90,8 +92,8 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         drained_s = None if late or any(left) else round(clock() - healed, 1)
         _say(f"drained in {drained_s} s" if drained_s is not None else f"NOT drained: {left}, {late} callers")
         metrics = await _metrics(system, callers)
-        history.close()
-        received.close()
+        history.flush()
+        received.flush()
         await asyncio.to_thread(evidence.dump_sql, system.database_url, folder / "sql.jsonl")
         lines = await asyncio.to_thread(_lines, valkey)
         facts = {
@@ -108,9 +110,9 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         }
         for name, what in (("run", facts), ("redis", lines), ("metrics", metrics)):
             (folder / f"{name}.json").write_text(json.dumps(what))
-        for log in ("up.log", "worker.log"):
-            if (scratch / log).exists():
-                shutil.copy(scratch / log, folder / log)
+        for name in ("up.log", "worker.log"):
+            if (scratch / name).exists():
+                shutil.copy(scratch / name, folder / name)
 
 
 async def _drain(system: System, reachable: list[str], until: float, clock: Clock) -> list[int]:

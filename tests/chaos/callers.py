@@ -81,7 +81,8 @@ class Callers:
         self._prefix = f"{seed}-"
         self._most_open = most_open
         self._open: set[asyncio.Task[None]] = set()
-        self._known: dict[str, One] = {}  # those not ended, by prediction id
+        self._known: dict[str, One] = {}  # those that are followed, by prediction id
+        self._heard: set[str] = set()
         self._foreign: list[One] = []  # some accepted ones, for others to try
         self._client = httpx.AsyncClient(
             base_url=url,
@@ -93,6 +94,7 @@ class Callers:
 
     def heard(self, id_: str) -> None:
         """A receiver was told of its end."""
+        self._heard.add(id_)  # it may come before the answer to the submission
         if (one := self._known.get(id_)) is not None:
             one.ended.set()
 
@@ -201,6 +203,8 @@ class Callers:
             if answer is not None:
                 one.id = str(answer["id"])
                 self._known[one.id] = one
+                if one.id in self._heard:
+                    one.ended.set()
                 self.accepted += 1
                 if self._random.random() < 0.1:
                     self._foreign = [*self._foreign[-49:], one]

@@ -155,7 +155,8 @@ class Evidence:
                 seen[answer["id"]].append(_sight(answer, source, one["t"], answer["t"]))
         for one in self.received:
             if one["status"] is not None:
-                seen[one["id"]].append(_sight(one, f"webhook at {one['t']:.1f}"))
+                # What it tells is of a while ago.
+                seen[one["id"]].append(_sight(one, f"webhook at {one['t']:.1f}", float("-inf"), one["t"]))
         for id_, row in self.rows.items():
             if not row["deleted"]:
                 seen[id_].append(_sight(row, "SQL"))
@@ -293,11 +294,12 @@ def _webhooks(evidence: Evidence) -> Iterator[Finding]:
             yield "unexpected", f"{one['webhook_id']} followed a redirect"
         if not one["signed"]:
             yield "webhook unsigned", f"{one['webhook_id']}"
-        if (asked := evidence.owners.get(one["id"])) is None:
+        asked = evidence.owners.get(one["id"])
+        if asked is None:
             yield "unexpected", f"the webhook {one['webhook_id']} tells of {one['id']}, for which nobody asked"
             continue
-        wanted = "started" if one["event"] == _STARTED else "completed"
-        if wanted not in asked["events"] or one["receiver"] != asked["hook"]:
+        kind = "started" if one["event"] == _STARTED else "completed"
+        if kind not in asked["events"] or one["receiver"] != asked["hook"]:
             yield "unexpected", f"the webhook {one['webhook_id']} tells {one['receiver']} of {one['event']}"
         ids[one["id"], one["event"] == _STARTED].add(one["webhook_id"])
         bodies[one["webhook_id"]].add(one["sha256"])
@@ -314,12 +316,13 @@ def _webhooks(evidence: Evidence) -> Iterator[Finding]:
         if len(found) > 1:
             yield "webhook doubled", f"{webhook_id} came with {len(found)} bodies"
     for id_, row in evidence.rows.items():
-        if (asked := evidence.owners.get(id_)) is None or asked["hook"] not in reachable:
+        wanted = evidence.owners.get(id_)
+        if wanted is None or wanted["hook"] not in reachable:
             continue
         if row["status"] in _TERMINAL and f"prediction.{row['status']}" not in taken[id_]:
-            yield "webhook missing", f"{asked['hook']} never took the end of {id_}, {row['status']}"
-        if "started" in asked["events"] and row["attempt"] > 0 and _STARTED not in taken[id_]:
-            yield "webhook missing", f"{asked['hook']} never took the start of {id_}"
+            yield "webhook missing", f"{wanted['hook']} never took the end of {id_}, {row['status']}"
+        if "started" in wanted["events"] and row["attempt"] > 0 and _STARTED not in taken[id_]:
+            yield "webhook missing", f"{wanted['hook']} never took the start of {id_}"
 
 
 def _temper(url: str) -> str:

@@ -40,6 +40,9 @@ class Writer:
     def __call__(self, **record: Any) -> None:
         self._file.write(json.dumps({"t": self.clock(), **record}, separators=(",", ":")) + "\n")
 
+    def flush(self) -> None:
+        self._file.flush()
+
     def close(self) -> None:
         self._file.close()
 
