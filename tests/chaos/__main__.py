@@ -33,7 +33,7 @@ from workers.posting import new_event_loop
 DRAIN_S = 120.0
 PATIENCE_S = 120.0
 #: Callers wait while so many have not ended: recovery is measured, not how fast a backlog goes.
-MOST_OPEN = 250
+MOST_OPEN = 200
 CONTROL = 100
 
 

@@ -80,7 +80,7 @@ class Callers:
         self._numbers: Iterator[int] = itertools.count(1)
         self._prefix = f"{seed}-"
         self._most_open = most_open
-        self._open: set[asyncio.Task[None]] = set()
+        self._lives: set[asyncio.Task[None]] = set()
         self._known: dict[str, One] = {}  # those that are followed, by prediction id
         self._heard: set[str] = set()
         self._foreign: list[One] = []  # some accepted ones, for others to try
@@ -91,6 +91,7 @@ class Callers:
             limits=httpx.Limits(max_connections=most_open + 32, max_keepalive_connections=64),
         )
         self.accepted = 0
+        self.open = 0  # submitted, perhaps, and not known to have ended
 
     def heard(self, id_: str) -> None:
         """A receiver was told of its end."""
@@ -98,17 +99,13 @@ class Callers:
         if (one := self._known.get(id_)) is not None:
             one.ended.set()
 
-    @property
-    def open(self) -> int:
-        return len(self._open)
-
     async def load(self, count: int, seconds: float) -> None:
         """About `count` predictions, spread over the time. What is late is made up for as soon as there is room."""
         loop = asyncio.get_running_loop()
         began, sent = loop.time(), 0
         while (passed := loop.time() - began) < seconds:
             due = min(count, int(count * passed / seconds) + 1)
-            while sent < due and len(self._open) < self._most_open:
+            while sent < due and self.open < self._most_open:
                 self._begin(self._life(self._next()))
                 sent += 1
             await asyncio.sleep(0.01)
@@ -120,8 +117,8 @@ class Callers:
 
     async def finish(self, seconds: float) -> int:
         """Until every caller has what it waits for; how many had not after this time."""
-        if self._open:
-            _, late = await asyncio.wait(self._open, timeout=seconds)
+        if self._lives:
+            _, late = await asyncio.wait(self._lives, timeout=seconds)
             for task in late:
                 task.cancel()
             if late:
@@ -136,11 +133,11 @@ class Callers:
 
     def _begin(self, life: Any) -> None:
         task = asyncio.create_task(life)
-        self._open.add(task)
+        self._lives.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._open.discard(task)
+        self._lives.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log(type="broken", error=repr(error))  # a defect of this program
 
@@ -163,15 +160,17 @@ class Callers:
         return rest
 
     async def _life(self, one: One) -> None:
-        gives_up = self._random.random() < 0.01
-        if not await self._submit(one, gives_up=gives_up):
-            return
-        mood = self._random.random()
-        if mood < 0.03:
-            await self._change(one, "cancel")
-        if self._foreign and self._random.random() < 0.1:
-            await self._trespass(one.tenant)
-        end = await self._follow(one)
+        self.open += 1
+        try:
+            if not await self._submit(one, gives_up=self._random.random() < 0.01):
+                return
+            if self._random.random() < 0.03:
+                await self._change(one, "cancel")
+            if self._foreign and self._random.random() < 0.1:
+                await self._trespass(one.tenant)
+            end = await self._follow(one)
+        finally:
+            self.open -= 1
         if end in ("canceled", "failed") and one.kind not in answers.DEADLY and self._random.random() < 0.3:
             await self._change(one, "retry")
             await self._follow(one, at_once=True)

@@ -187,13 +187,11 @@ def _presence(evidence: Evidence) -> Iterator[Finding]:
     for key, ids in evidence.accepted.items():
         by_key[key] |= ids
         for id_ in ids:
-            row = evidence.rows.get(id_)
-            if row is None:
-                yield "lost", f"{id_} was accepted, and has no row"
-            elif row["status"] == "queued":
+            status = evidence.rows.get(id_, {"status": "nowhere"})["status"]
+            if status == "queued":
                 yield "starved", f"{id_} is still queued"
-            elif row["status"] not in _TERMINAL:
-                yield "lost", f"{id_} is still {row['status']}"
+            elif status not in _TERMINAL:
+                yield "lost", f"{id_} was accepted, and is {status}"
     for key, ids in by_key.items():
         if len(ids) > 1:
             yield "doubled", f"{key} made {sorted(ids)}"

@@ -231,7 +231,9 @@ class Schedule:
         end = loop.time() + seconds
         while (pause := self._random.uniform(*self._every_s)) < end - loop.time():
             await asyncio.sleep(pause)
-            self._begin(self._next())
+            if self._faults:
+                self._begin(self._next())
+        await asyncio.sleep(end - loop.time())
         if self._running:
             await asyncio.wait(self._running.values())
 
