@@ -106,6 +106,7 @@ class Callers:
         while (passed := loop.time() - began) < seconds:
             due = min(count, int(count * passed / seconds) + 1)
             while sent < due and self.open < self._most_open:
+                self.open += 1
                 self._begin(self._life(self._next()))
                 sent += 1
             await asyncio.sleep(0.01)
@@ -160,7 +161,6 @@ class Callers:
         return rest
 
     async def _life(self, one: One) -> None:
-        self.open += 1
         try:
             if not await self._submit(one, gives_up=self._random.random() < 0.01):
                 return

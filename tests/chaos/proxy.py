@@ -62,7 +62,7 @@ class Proxy:
             self._writers.discard(each)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # the latter: uvloop's word for a transport that was aborted
             while data := await reader.read(65_536):
                 await self._passing.wait()
                 if self.delay_s:
