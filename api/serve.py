@@ -23,6 +23,7 @@ from api.protocol import Protocol
 from api.service import Service
 from headway import interpreter, stopping
 from headway.errors import SettingsError, StorageUnavailable
+from headway.pulse import Pulse
 from headway.settings import Settings, integer
 from storage.keys import Keys
 
@@ -36,6 +37,9 @@ _IN_FLIGHT_S = 6.0
 
 #: What is still open then is canceled.
 _GRACE_S = 8
+
+#: An event loop that does not turn for so long is stuck.
+_DEAF_S = 30.0
 
 
 class _Server(uvicorn.Server):
@@ -134,6 +138,7 @@ async def serve(service: Service, data: socket.socket, control: socket.socket) -
         for server, listening in zip(servers, (data, control), strict=True)
     ]
     stop = asyncio.create_task(stopped.wait())
+    living = asyncio.create_task(_live())
     try:
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
         if stopped.is_set():
@@ -143,9 +148,19 @@ async def serve(service: Service, data: socket.socket, control: socket.socket) -
             await asyncio.sleep(_NOTICE_S)
     finally:
         stop.cancel()
+        living.cancel()
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
+
+
+async def _live() -> None:
+    """The loop turns: else this process is ended, by itself or by whoever started it."""
+    pulse = Pulse()
+    while True:
+        pulse.beat()
+        stopping.goes_on(_DEAF_S)
+        await asyncio.sleep(1.0)
 
 
 def _server(app: object, *, lifespan: str) -> _Server:

@@ -48,6 +48,8 @@ class Settings:
     webhook_secret: str | None = None  # signs for tenants that have none in SQL
     blobs: str = ".headway/blobs"  # a folder or a URL of fsspec's, the same for all parts
     device_memory: int | None = None  # bytes that a worker may fill with models; None: what the device has
+    process_memory: int | None = None  # bytes that a device process may hold; None: as much as there is
+    silent_s: int = 20  # how long a duty of a process may show no sign of life before the process is replaced
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
     @classmethod
@@ -77,6 +79,8 @@ class Settings:
             webhook_secret=webhook_secret(env),
             blobs=env.get("HEADWAY_BLOBS") or _beside(database_url),
             device_memory=size(env, "HEADWAY_DEVICE_MEMORY"),
+            process_memory=size(env, "HEADWAY_PROCESS_MEMORY"),
+            silent_s=duration(env, "HEADWAY_SILENT", 20),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )
 

@@ -18,6 +18,7 @@ from headway.errors import StorageUnavailable
 from headway.notices import Ended
 from storage.predictions import Finished, Predictions
 from workers.publisher import Publisher
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Finisher:
         self._taken = False  # what was taken out of the queues is not written yet
         self._writing_bulk = False
         self._writing = threading.Lock()
+        self.life = Life("who writes results")
+        self.life.rests()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._thread.start()
 
@@ -70,7 +73,8 @@ class Finisher:
             here = at_once and free and self._writing.acquire(blocking=False)
         if here:
             try:
-                self._write([settled])
+                with self.life.at_work():
+                    self._write([settled])
             finally:
                 self._writing.release()
             return
@@ -111,7 +115,7 @@ class Finisher:
                 self._taken, self._writing_bulk = True, group[0].bulk
                 self._changed.notify_all()
             bulk_next = not group[0].bulk  # in turn, so that nobody is passed over for ever
-            with self._writing:
+            with self._writing, self.life.at_work():
                 self._write(group, taken=True)
 
     def _take(self, bulk_next: bool) -> list[Settled]:
@@ -138,6 +142,7 @@ class Finisher:
             settled.done(settled.among(ended))
 
     def _finish(self, parts: list[Finished]) -> dict[str, Ended]:
+        self.life.goes_on()  # it may be the tenth try
         failpoints.hit("finish.begin", failpoints.storage_lost)
         ended = self._predictions.finish(parts)
         failpoints.hit("finish.committed", failpoints.storage_lost)

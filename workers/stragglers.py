@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from headway import broker
 from headway.errors import StorageUnavailable
 from storage.predictions import Predictions
+from workers.watchdog import Life
 from workers.window import Window
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Stragglers:
         self._predictions = predictions
         self._classes = classes
         self._asked = 0
+        self.life = Life("who asks SQL for what no hint brought")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stragglers", daemon=True)
 
@@ -45,6 +47,7 @@ class Stragglers:
 
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
+            self.life.goes_on()
             now = time.monotonic()
             idle = [w for w in self._windows() if w.empty and not w.paused and now - w.offered_at >= _EVERY_S]
             try:

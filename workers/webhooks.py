@@ -36,6 +36,7 @@ from storage.deliveries import Attempt, Deliveries, Leased, Result, Secrets
 from workers import metrics
 from workers.posting import Poster, PostFailed, Target, new_event_loop, target
 from workers.receivers import MOST, SLOW_S, Receivers
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Deliverer:
         self._due: dict[str, None] = {}  # receivers that may have something to send; who was served last is last
         self._leases: dict[str, int] = {}  # delivery → attempts, until its result is written
         self._keys: dict[str, tuple[float, list[str]]] = {}  # tenant → (when it was read, secrets)
+        self.life = Life("who sends webhooks")
         self._target = functools.lru_cache(4096)(self._checked_target)
 
     def run(self, stopping: threading.Event) -> None:
@@ -103,7 +105,9 @@ class Deliverer:
         renewer = asyncio.create_task(self._renew())
         sends: set[asyncio.Task[None]] = set()
         ask_at = 0.0
-        while not stopping.is_set() and not recorder.done():  # it only ends by a bug, which is raised below
+        # Neither of the two ends but by a bug, which is raised below.
+        while not (stopping.is_set() or recorder.done() or renewer.done()):
+            self.life.goes_on()
             try:
                 if (now := time.monotonic()) >= ask_at:
                     self._poster.sweep()
@@ -134,6 +138,8 @@ class Deliverer:
         self._poster.close()
         self._results.put_nowait(None)
         await recorder
+        if renewer.done():
+            renewer.result()
         renewer.cancel()
         self._sql.shutdown()
         names.shutdown(wait=False)
