@@ -48,6 +48,7 @@ class Settings:
     webhook_secret: str | None = None  # signs for tenants that have none in SQL
     blobs: str = ".headway/blobs"  # a folder or a URL of fsspec's, the same for all parts
     device_memory: int | None = None  # bytes that a worker may fill with models; None: what the device has
+    pin: bool = False  # a version whose files are not those it was registered with is refused
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
     @classmethod
@@ -77,6 +78,7 @@ class Settings:
             webhook_secret=webhook_secret(env),
             blobs=env.get("HEADWAY_BLOBS") or _beside(database_url),
             device_memory=size(env, "HEADWAY_DEVICE_MEMORY"),
+            pin=env.get("HEADWAY_PIN", "") not in ("", "0"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )
 

@@ -96,6 +96,7 @@ def main(
         materials=materials,
         outputs=outputs,
         loading=threading.BoundedSemaphore(os.cpu_count() or 1),
+        pin=settings.pin,
         hurry=Hurry(),
         on_ended=intake.ended,
     )

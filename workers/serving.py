@@ -43,6 +43,7 @@ class Surroundings:
     materials: Materials
     outputs: Outputs
     loading: threading.Semaphore
+    pin: bool  # files are looked at again when they are loaded, and have to be those that are registered
     hurry: Hurry
     on_ended: Callable[[dict[str, Ended], Sequence[str]], None]
 
@@ -79,6 +80,7 @@ class Serving:
                     manifest=manifest,
                     device=shared.device,
                     instance=instance,
+                    sha256=found.sha256 if shared.pin or manifest.pin(found.version) is not None else None,
                 ),
                 predictions=shared.predictions,
                 claims=shared.claims,
