@@ -29,8 +29,8 @@ _TRUST = "if you trust whoever made it, say [artifact] trust = true in model.tom
 _NAME = re.compile(r"[A-Za-z_]\w*")
 #: What an expression for a shape may call, beside torch's own functions of sympy.
 _CALLS = {
-    "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling", "log",
-    "sqrt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Piecewise",
+    "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling",
+    "log", "sqrt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Piecewise",
 }  # fmt: skip
 _NODES = (
     ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp,
@@ -75,9 +75,8 @@ def no_code() -> Iterator[None]:
             yield
         except Exception as error:
             if refused or isinstance(error, pickle.UnpicklingError):
-                raise Unloadable(
-                    f"model.pt2 {refused[0] if refused else 'has parts that are pickles'}: {_TRUST}"
-                ) from None
+                why = refused[0] if refused else "has parts that are pickles"
+                raise Unloadable(f"model.pt2 {why}: {_TRUST}") from None
             raise
         if refused:
             raise Unloadable(f"model.pt2 {refused[0]}: {_TRUST}")

@@ -57,7 +57,7 @@ def read_sources_only(folder: Path) -> None:
         (_Source, importlib.machinery.SOURCE_SUFFIXES),
     )
 
-    def hook(path: str) -> importlib.machinery.FileFinder:
+    def hook(path: str) -> Any:
         if not Path(path).is_relative_to(folder):
             raise ImportError("not of the model", path=path)
         return find(path)
