@@ -50,6 +50,7 @@ class Settings:
     device_memory: int | None = None  # bytes that a worker may fill with models; None: what the device has
     process_memory: int | None = None  # bytes that a device process may hold; None: as much as there is
     silent_s: int = 20  # how long a duty of a process may show no sign of life before the process is replaced
+    pin: bool = False  # a version whose files are not those it was registered with is refused
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
     @classmethod
@@ -81,6 +82,7 @@ class Settings:
             device_memory=size(env, "HEADWAY_DEVICE_MEMORY"),
             process_memory=size(env, "HEADWAY_PROCESS_MEMORY"),
             silent_s=duration(env, "HEADWAY_SILENT", 20),
+            pin=env.get("HEADWAY_PIN", "") not in ("", "0"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )
 
