@@ -74,7 +74,7 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         hooks = {temper: zoo.url(temper) for temper in (*REACHABLE, *UNREACHABLE)}
         url = system.headway.data_url
         callers = Callers(url, system.keys, hooks, history, seed=asked.seed, most_open=MOST_OPEN)
-        cleanup.push_async_callback(callers.close)
+        cleanup.callback(callers.close)
         schedule = Schedule(system, history, store=asked.store, seed=asked.seed, every_s=asked.every, only=asked.only)
         began = clock()
         _say(f"ready after {began:.0f} s; {asked.predictions} predictions in {asked.seconds:g} s, seed {asked.seed}")

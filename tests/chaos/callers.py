@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import itertools
 import random
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from tests.chaos import answers
+from tests.chaos.asking import Answer, Client, Unanswered
 from tests.chaos.history import Writer
 
 #: (share, model, kind). Every `crash` and `hang` costs a handful of device processes.
@@ -84,12 +84,8 @@ class Callers:
         self._known: dict[str, One] = {}  # those that are followed, by prediction id
         self._heard: set[str] = set()
         self._foreign: list[One] = []  # some accepted ones, for others to try
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=_TIMEOUT_S,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=most_open + 32, max_keepalive_connections=64),
-        )
+        parts = urllib.parse.urlsplit(url)
+        self._client = Client(str(parts.hostname), int(parts.port or 80), _TIMEOUT_S)
         self.accepted = 0
         self.open = 0  # submitted, perhaps, and not known to have ended
 
@@ -127,8 +123,8 @@ class Callers:
             return len(late)
         return 0
 
-    async def close(self) -> None:
-        await self._client.aclose()
+    def close(self) -> None:
+        self._client.close()
 
     # What callers do
 
@@ -268,18 +264,18 @@ class Callers:
         call, tenant = next(self._calls), tenant or one.tenant
         self._log(type="invoke", call=call, op=op, tenant=tenant, id=one.id, **asked)
         try:
-            answer = await self._client.request(
-                method, path, headers={"authorization": f"Bearer {self._keys[tenant]}", **headers}, json=body
+            answer = await self._client.ask(
+                method, path, {"authorization": f"Bearer {self._keys[tenant]}", **headers}, body
             )
-        except (httpx.HTTPError, asyncio.CancelledError) as error:
-            self._log(type="info", call=call, error=type(error).__name__)
+        except (Unanswered, asyncio.CancelledError) as error:
+            self._log(type="info", call=call, error=str(error) or type(error).__name__)
             if isinstance(error, asyncio.CancelledError):
                 raise
             return None
         return self._answered(call, op, answer)
 
-    def _answered(self, call: int, op: str, answer: httpx.Response) -> dict[str, Any] | None:
-        code = answer.status_code
+    def _answered(self, call: int, op: str, answer: Answer) -> dict[str, Any] | None:
+        code = answer.status
         if code >= 400:
             # Of a 5xx nobody knows whether it was done.
             problem = answer.json().get("code") if "problem+json" in answer.headers.get("content-type", "") else None
