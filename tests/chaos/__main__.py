@@ -35,6 +35,7 @@ PATIENCE_S = 120.0
 #: Callers wait while so many have not ended: recovery is measured, not how fast a backlog goes.
 MOST_OPEN = 200
 CONTROL = 100
+COUNTED_OUT_S = 40.0
 
 
 def options() -> argparse.Namespace:
@@ -141,9 +142,19 @@ async def _metrics(system: System, callers: Callers) -> dict[str, object]:
     await asyncio.wait_for(callers.control(CONTROL), 60)
     after = await asyncio.to_thread(_workers_say, system)
     pending = [(await asyncio.to_thread(evidence.open_work, system.database_url, []))[2]]
-    api = await asyncio.to_thread(evidence.scrape, f"{system.headway.control_url}/metrics", system.admin_key)
+    api = await _settled(system)
     pending.append((await asyncio.to_thread(evidence.open_work, system.database_url, []))[2])
     return {"before": before, "after": after, "control": CONTROL, "api": api, "pending": pending}
+
+
+async def _settled(system: System) -> evidence.Samples:
+    """Once those workers are counted out that were killed at the very end and that nobody but the janitor saw die."""
+    deadline = time.monotonic() + COUNTED_OUT_S
+    while True:
+        api = await asyncio.to_thread(evidence.scrape, f"{system.headway.control_url}/metrics", system.admin_key)
+        if api.get("headway_workers") == system.workers or time.monotonic() > deadline:
+            return api
+        await asyncio.sleep(0.5)
 
 
 def _workers_say(system: System) -> dict[str, float]:
