@@ -46,7 +46,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="Of the load and the faults; a new one if not said.")
     parser.add_argument("--every", type=float, nargs=2, default=(3.0, 10.0), metavar=("LEAST", "MOST"))
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2)
-    parser.add_argument("--only", default="", help="Faults whose names contain this.")
+    parser.add_argument(
+        "--only", nargs="*", default=(), metavar="WORD", help="Faults whose names contain one of these."
+    )
     parser.add_argument("--folder", type=Path, default=None)
     return parser.parse_args()
 
@@ -77,6 +79,8 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         callers = Callers(url, system.keys, hooks, history, seed=asked.seed, most_open=MOST_OPEN)
         cleanup.callback(callers.close)
         schedule = Schedule(system, history, store=asked.store, seed=asked.seed, every_s=asked.every, only=asked.only)
+        if asked.store == "sqlite" and not system.disk:
+            _say("no disk will be full: this user may not mount one")
         began = clock()
         _say(f"ready after {began:.0f} s; {asked.predictions} predictions in {asked.seconds:g} s, seed {asked.seed}")
         faults = asyncio.create_task(schedule.run(asked.seconds))
