@@ -85,6 +85,7 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         _say(f"ready after {began:.0f} s; {asked.predictions} predictions in {asked.seconds:g} s, seed {asked.seed}")
         faults = asyncio.create_task(schedule.run(asked.seconds))
         load = asyncio.create_task(callers.load(asked.predictions, asked.seconds))
+        files = asyncio.create_task(callers.files(asked.seconds))
         while not faults.done():
             await asyncio.wait({faults}, timeout=15)
             _say(f"{clock() - began:4.0f} s: {callers.accepted} accepted, {callers.open} open, {schedule.count} faults")
@@ -93,6 +94,7 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         healed = clock()
         reachable = [hooks[temper] for temper in REACHABLE]
         late = await callers.finish(DRAIN_S)
+        late += len((await asyncio.wait({files}, timeout=max(0.1, healed + DRAIN_S - clock())))[1])
         left = await _drain(system, reachable, healed + DRAIN_S, clock)
         drained_s = None if late or any(left) else round(clock() - healed, 1)
         _say(f"drained in {drained_s} s" if drained_s is not None else f"NOT drained: {left}, {late} callers")
@@ -121,7 +123,7 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
 
 
 async def _drain(system: System, reachable: list[str], until: float, clock: Clock) -> list[int]:
-    """What is open at last: predictions, claims, deliveries, envelopes."""
+    """What is open at last: predictions, claims, batches, deliveries, envelopes."""
     while True:
         left = [
             *await asyncio.to_thread(evidence.open_work, system.database_url, reachable),
@@ -145,9 +147,9 @@ async def _metrics(system: System, callers: Callers) -> dict[str, object]:
     before = await asyncio.to_thread(_workers_say, system)
     await asyncio.wait_for(callers.control(CONTROL), 60)
     after = await asyncio.to_thread(_workers_say, system)
-    pending = [(await asyncio.to_thread(evidence.open_work, system.database_url, []))[2]]
+    pending = [(await asyncio.to_thread(evidence.open_work, system.database_url, []))[3]]
     api = await _settled(system)
-    pending.append((await asyncio.to_thread(evidence.open_work, system.database_url, []))[2])
+    pending.append((await asyncio.to_thread(evidence.open_work, system.database_url, []))[3])
     return {"before": before, "after": after, "control": CONTROL, "api": api, "pending": pending}
 
 

@@ -37,11 +37,12 @@ class Client:
         self._idle: list[Connection] = []
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str], body: Any = None) -> Answer:
-        """`body`: sent as JSON. Raises Unanswered."""
-        content = b"" if body is None else json.dumps(body).encode()
+        """`body`: sent as it is where it is bytes, else as JSON. Raises Unanswered."""
+        content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}:{self._port}", f"content-length: {len(content)}"]
         if body is not None:
-            lines.append("content-type: application/json")
+            kind = "application/x-ndjson" if isinstance(body, bytes) else "application/json"
+            lines.append(f"content-type: {kind}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
         request = "\r\n".join([*lines, "", ""]).encode() + content
         writer: asyncio.StreamWriter | None = None
@@ -79,5 +80,14 @@ class Client:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         status = int(head[0].split(" ")[1])
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        length = 0 if status in (204, 304) else int(headers["content-length"])  # a stream is nothing to ask for here
+        if headers.get("transfer-encoding") == "chunked":
+            return Answer(status, headers, await self._chunks(reader))
+        length = 0 if status in (204, 304) else int(headers["content-length"])
         return Answer(status, headers, await reader.readexactly(length))
+
+    async def _chunks(self, reader: asyncio.StreamReader) -> bytes:
+        body = b""
+        while length := int(await reader.readuntil(b"\r\n"), 16):
+            body += (await reader.readexactly(length + 2))[:-2]
+        await reader.readexactly(2)
+        return body

@@ -8,9 +8,10 @@ but for those of callers who give up: what became of these nobody knows.
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,8 @@ HOOKS: Sequence[tuple[float, str]] = (
 )
 TERMINAL = ("succeeded", "failed", "canceled", "expired")
 
+#: A file of so many lines is on its way all the time, one after the other.
+LINES = 150
 _TIMEOUT_S = 10.0
 _PAUSES_S = (0.1, 0.3, 0.5, 1.0)
 
@@ -106,6 +109,14 @@ class Callers:
                 self._begin(self._life(self._next()))
                 sent += 1
             await asyncio.sleep(0.01)
+
+    async def files(self, seconds: float) -> None:
+        """One batch after the other, each to its end, and a new one for as long as this lasts."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            await self._file()
+            await asyncio.sleep(self._random.uniform(0, 4))
 
     async def control(self, count: int) -> None:
         """So many good ones, to their ends."""
@@ -174,6 +185,33 @@ class Callers:
             await asyncio.sleep(self._random.uniform(0.5, 5))
             await self._read(one)
         self._known.pop(str(one.id), None)
+
+    async def _file(self) -> None:
+        first = next(self._numbers)
+        self._numbers = itertools.count(first + LINES)
+        one = self._one("steady", "good", self._random.choice((None, "good")))
+        lines = ({"custom_id": f"c{n}", "input": {"n": n, "kind": "good"}} for n in range(first, first + LINES))
+        body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        asked = {"key": one.key, "model": one.model, "n": first, "count": LINES, "hook": one.hook}
+        path = f"/v1/batches?model={one.model}"
+        if one.hook is not None:
+            path += f"&webhook={urllib.parse.quote(self._hooks[one.hook], safe='')}"
+        headers = {"idempotency-key": one.key}
+        made = await self._until(lambda: self._call("batch", one, "POST", path, asked, headers, body))
+        one.id, place = str(made["id"]), f"/v1/batches/{made['id']}"
+        seen = made
+        while seen["status"] != "completed":
+            await asyncio.sleep(1)
+            seen = await self._until(lambda: self._call("batch read", one, "GET", place, {}))
+        await self._until(lambda: self._call("results", one, "GET", f"{place}/results", {}))
+
+    async def _until(self, ask: Callable[[], Awaitable[dict[str, Any] | None]]) -> dict[str, Any]:
+        """It is answered."""
+        for pause in itertools.chain(_PAUSES_S, itertools.repeat(1.0)):
+            if (answer := await ask()) is not None:
+                return answer
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def _submit_and_follow(self, one: One) -> None:
         await self._submit(one)
@@ -286,7 +324,16 @@ class Callers:
         if op == "foreign":
             self._log(type="ok", call=call, http=code)
             return None
+        if op == "results":
+            lines = [json.loads(line) for line in answer.body.splitlines()]
+            said = [[line["line"], line["custom_id"], line.get("output")] for line in lines]
+            self._log(type="ok", call=call, http=code, lines=said)
+            return {}
         got = answer.json()
+        if op.startswith("batch"):
+            counts = got["request_counts"]
+            self._log(type="ok", call=call, http=code, id=got["id"], status=got["status"], counts=counts)
+            return got  # type: ignore[no-any-return]
         self._log(
             type="ok",
             call=call,

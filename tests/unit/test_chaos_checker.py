@@ -62,6 +62,7 @@ class Run:
         asked = {"key": "k5", "model": "steady", "kind": "good", "n": 5, "hook": None, "events": []}
         self.call("submit", "cats", None, {"type": "info", "error": "ReadError"}, **asked)
         self.row("p5", "cats", "k5", "succeeded", 3, answers.answer(5), None, [])
+        self.batch()
         ended = "headway_predictions_ended_total|model=steady|status=succeeded|version=1"
         size = "headway_batch_size_sum|model=steady|version=1"
         self.metrics: dict[str, Any] = {
@@ -152,15 +153,30 @@ class Run:
                 "log": log,
                 "queued": False,
                 "deleted": False,
+                "batch": None,
+                "line": None,
             }
         )
+
+    def batch(self) -> None:
+        """One of two lines, with its webhook."""
+        asked = {"key": "k6", "model": "steady", "n": 7, "count": 2, "hook": "good"}
+        self.call("batch", "ants", None, {"type": "ok", "http": 202, "id": "b1", "status": "in_progress"}, **asked)
+        lines = [[line, f"c{line + 6}", answers.answer(line + 6)] for line in (1, 2)]
+        self.call("results", "ants", "b1", {"type": "ok", "http": 200, "lines": lines})
+        self.told("good", "b1", "batch.completed", "b1-4", "completed", 4)
+        row = {"table": "batches", "id": "b1", "tenant": "ants", "key": "k6", "status": 3, "total": 2, "succeeded": 2}
+        self.sql.append(row)
+        for line in (1, 2):
+            self.row(f"i{line}", "ants", "", "succeeded", 3, answers.answer(line + 6), None, [])
+            self.of(f"i{line}").update(batch="b1", line=line)
 
     def of(self, id_: str) -> dict[str, Any]:
         """The row of a prediction."""
         return next(row for row in self.sql if row["table"] == "predictions" and row["id"] == id_)
 
     def last_read(self, id_: str) -> dict[str, Any]:
-        return [one for one in self.history if one["type"] == "ok" and one["id"] == id_][-1]
+        return [one for one in self.history if one["type"] == "ok" and one.get("id") == id_][-1]
 
 
 def _found(run: Run) -> set[str]:
@@ -309,6 +325,26 @@ def _broken(run: Run) -> None:
     run.history.append({"t": 1.0, "type": "broken", "error": "AssertionError()"})
 
 
+def _item_lost(run: Run) -> None:
+    run.sql.remove(run.of("i2"))
+
+
+def _item_doubled(run: Run) -> None:
+    run.sql.append(run.of("i2") | {"id": "i3"})
+
+
+def _items_crossed(run: Run) -> None:
+    run.of("i1")["output"], run.of("i2")["output"] = run.of("i2")["output"], run.of("i1")["output"]
+
+
+def _results_cut(run: Run) -> None:
+    next(one for one in run.history if "lines" in one)["lines"].pop()
+
+
+def _batch_untold(run: Run) -> None:
+    run.received[:] = [one for one in run.received if one["id"] != "b1"]
+
+
 PLANTED: list[tuple[str, Callable[[Run], None]]] = [
     ("lost", _lost),
     ("lost", _stuck),
@@ -344,6 +380,11 @@ PLANTED: list[tuple[str, Callable[[Run], None]]] = [
     ("answers", _impatient),
     ("answers", _locked_out),
     ("harness", _broken),
+    ("lost", _item_lost),
+    ("doubled", _item_doubled),
+    ("wrong", _items_crossed),
+    ("wrong", _results_cut),
+    ("webhook missing", _batch_untold),
 ]
 
 
