@@ -178,9 +178,11 @@ class Callers:
             end = await self._follow(one)
         finally:
             self.open -= 1
-        if end in ("canceled", "failed") and one.kind not in answers.DEADLY and self._random.random() < 0.3:
+        if end in ("canceled", "failed", "expired") and one.kind not in answers.DEADLY and self._random.random() < 0.3:
             await self._change(one, "retry")
             await self._follow(one, at_once=True)
+        if self._random.random() < 0.02:
+            await self._change(one, "delete")
         if self._random.random() < 0.1:  # once more, a while later
             await asyncio.sleep(self._random.uniform(0.5, 5))
             await self._read(one)
@@ -226,7 +228,9 @@ class Callers:
             events = ["started", "completed"] if one.number % 4 == 0 else ["completed"]
             body |= {"webhook": self._hooks[one.hook], "webhook_events": events}
         asked = {"key": one.key, "model": one.model, "kind": one.kind, "n": one.number, "hook": one.hook}
-        asked |= {"events": events, "max_attempts": body["max_attempts"]}
+        asked |= {"events": events, "max_attempts": body["max_attempts"], "expires": self._random.random() < 0.03}
+        if asked["expires"]:
+            body["queue_timeout_seconds"] = self._random.choice((0.5, 2, 5))
         for pause in itertools.chain(_PAUSES_S, itertools.repeat(1.0)):
             headers = {"idempotency-key": one.key}
             if self._random.random() < 0.05:
@@ -264,9 +268,10 @@ class Callers:
         return await self._call("read", one, "GET", f"/v1/predictions/{one.id}", {}, headers)
 
     async def _change(self, one: One, verb: str) -> None:
-        """Once: what came of it is read afterwards. A retry is repeated until it is known to be made, or refused."""
+        """A few times, until it is answered: what came of it is read afterwards."""
+        method, path = ("DELETE", "") if verb == "delete" else ("POST", f"/{verb}")
         for pause in _PAUSES_S:
-            if await self._call(verb, one, "POST", f"/v1/predictions/{one.id}/{verb}", {}) is not None:
+            if await self._call(verb, one, method, f"/v1/predictions/{one.id}{path}", {}) is not None:
                 return
             await asyncio.sleep(pause)
 
@@ -321,9 +326,9 @@ class Callers:
             kind = "info" if code >= 500 else "fail"
             self._log(type=kind, call=call, http=code, problem=problem, retry_after=retry_after)
             return None
-        if op == "foreign":
+        if op in ("foreign", "delete"):
             self._log(type="ok", call=call, http=code)
-            return None
+            return {}
         if op == "results":
             lines = [json.loads(line) for line in answer.body.splitlines()]
             said = [[line["line"], line["custom_id"], line.get("output")] for line in lines]

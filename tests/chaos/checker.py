@@ -56,7 +56,13 @@ _STATUSES = ("queued", "in_progress", "canceling", "succeeded", "failed", "cance
 _TERMINAL = frozenset(_STATUSES[3:])
 _STARTED = "prediction.started"
 #: Refusals that a caller must live with, by what it asked.
-_RIGHTFUL: dict[str, tuple[int, ...]] = {"submit": (429,), "cancel": (409,), "retry": (409,), "foreign": (404,)}
+_RIGHTFUL: dict[str, tuple[int, ...]] = {
+    "submit": (429,),
+    "cancel": (409,),
+    "retry": (409,),
+    "delete": (409,),
+    "foreign": (404,),
+}
 #: Of a batch, as SQL has it.
 _COMPLETED = 3
 #: Shown of each verdict.
@@ -155,7 +161,7 @@ class Evidence:
         return Counter(
             (one["id"], one["op"])
             for one, answer in self.calls
-            if one["op"] in ("cancel", "retry") and (answer is None or answer["type"] != "fail")
+            if one["op"] in ("cancel", "retry", "delete") and (answer is None or answer["type"] != "fail")
         )
 
     @cached_property
@@ -222,6 +228,8 @@ def _ends(evidence: Evidence) -> Iterator[Finding]:
         allowed = answers.ENDS[asked["kind"]]
         if evidence.verbs[id_, "cancel"]:
             allowed |= {("canceled", None)}
+        if asked["expires"]:
+            allowed |= {("expired", None)}
         for sight in sights:
             if sight.status not in _TERMINAL:
                 continue
@@ -292,6 +300,8 @@ def _answers(evidence: Evidence) -> Iterator[Finding]:
             yield "answers", what
         elif code == 503 and not answer.get("retry_after"):
             yield "answers", f"{what} without Retry-After"
+        elif code == 410 and evidence.verbs[one["id"], "delete"]:
+            continue
         elif one["op"] == "read" and code in (404, 410):
             yield "lost", what
         elif code < 500 and code not in _RIGHTFUL.get(one["op"], ()):

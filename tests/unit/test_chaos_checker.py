@@ -34,6 +34,7 @@ class Run:
             status, error = next(iter(answers.ENDS[kind]))
             output = answers.answer(number) if status == "succeeded" else None
             asked = {"key": key, "model": "steady", "kind": kind, "n": number, "hook": hook, "events": events}
+            asked["expires"] = False
             self.call("submit", tenant, None, {"type": "info", "error": "ReadError"}, **asked)
             self.call("submit", tenant, None, self.sight(id_, "queued", 1), **asked)
             if "started" in events:
@@ -60,6 +61,7 @@ class Run:
         self.history.append({"t": 1.0, "type": "fault", "phase": "begin", "name": "worker killed"})
         # A caller who gave up, and what became of it all the same.
         asked = {"key": "k5", "model": "steady", "kind": "good", "n": 5, "hook": None, "events": []}
+        asked["expires"] = False
         self.call("submit", "cats", None, {"type": "info", "error": "ReadError"}, **asked)
         self.row("p5", "cats", "k5", "succeeded", 3, answers.answer(5), None, [])
         self.batch()
@@ -213,6 +215,7 @@ def _doubled(run: Run) -> None:
 
 def _doubled_for_the_caller(run: Run) -> None:
     asked = {"key": "k1", "model": "steady", "kind": "good", "n": 1, "hook": "good", "events": ["started", "completed"]}
+    asked["expires"] = False
     run.call("submit", "ants", None, run.sight("p5", "queued", 1), **asked)
 
 
@@ -405,6 +408,14 @@ def test_an_end_may_change_by_an_explicit_retry_and_is_then_told_of_again() -> N
     run.call("read", "bees", "p2", run.sight("p2", "failed", 7, None, "model_error"))
     run.told("flaky", "p2", "prediction.failed", "p2-7", "failed", 7, None, "model_error")
     run.of("p2").update(revision=7, attempt=2, log=[[1, 20], [4, 30], [0, 35]])
+    assert _found(run) == set()
+
+
+def test_what_its_owner_has_deleted_may_be_gone() -> None:
+    run = Run()
+    run.call("delete", "ants", "p1", {"type": "ok", "http": 204})
+    run.call("read", "ants", "p1", {"type": "fail", "http": 410, "problem": "prediction_purged"})
+    run.of("p1").update(deleted=True, output=None, revision=6)
     assert _found(run) == set()
 
 
