@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check bench bench-webhooks bench-batch bench-growth clean
+.PHONY: help install demo test fuzz check bench bench-webhooks bench-batch bench-growth chaos clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ test: test-install  ## the whole test suite
 
 fuzz: test-install  ## two thousand requests and more that OpenAPI allows or forbids
 	FUZZ_EXAMPLES=80 $(BIN)/python -m pytest tests/e2e/test_openapi_fuzz.py -s
+
+chaos: test-install  ## ten minutes of faults under load on each store, and the verdict of a checker
+	$(BIN)/python -m tests.chaos --store postgresql --seconds 600 --predictions 21000
+	$(BIN)/python -m tests.chaos --store sqlite --seconds 300 --predictions 6000
 
 check: test-install  ## lint, types, import contracts
 	$(BIN)/ruff check .
