@@ -23,6 +23,8 @@ from pathlib import Path
 
 from headway.errors import SettingsError, StorageUnavailable
 
+VARIABLE = "HEADWAY_FAILPOINTS"
+
 #: Where something may go wrong, by what is being done there. `committed` is after SQL has it and before anybody knows.
 POINTS = (
     "submit.begin",  # the API has a group of submissions
@@ -68,7 +70,7 @@ def storage_lost() -> Exception:
 
 
 def _folder() -> Path | None:
-    name = os.environ.get("HEADWAY_FAILPOINTS")
+    name = os.environ.get(VARIABLE)
     if not name:
         return None
     if not Path(name).is_dir():

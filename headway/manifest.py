@@ -1,7 +1,7 @@
 """What a model folder says about itself, and which versions it holds.
 
     models/sentiment/model.toml      optional; every key has a default
-    models/sentiment/1/model.py      or model.pt2, model.pt; or `[model] entry` names a class
+    models/sentiment/1/model.py      or model.pt2, model.pt, model.onnx; or `[model] entry` names a class
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 `read` raises `ManifestError`; `scan` never does for what is inside one model's folder.
@@ -9,9 +9,10 @@ The rule: a folder that cannot be served as it is says why, in a sentence for wh
 
 import difflib
 import hashlib
+import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
@@ -38,7 +39,17 @@ _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
 #: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights.
-ARTIFACTS = {"model.py": "python", "model.pt2": "torch.export", "model.pt": "torchscript"}
+ARTIFACTS = {
+    "model.py": "python",
+    "model.pt2": "torch.export",
+    "model.pt": "torchscript",
+    "model.onnx": "onnx",
+    "model.joblib": "joblib",
+    "model.pkl": "pickle",
+    "model.pickle": "pickle",
+}
+#: What runs whatever its file says while it is read: only where model.toml says `[artifact] trust = true`.
+UNPICKLED = ("joblib", "pickle")
 
 _Whole = Annotated[int, msgspec.Meta(ge=1)]
 S = TypeVar("S", bound=msgspec.Struct)
@@ -76,6 +87,13 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float  # in all, from the name's resolution to the last byte
 
 
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """What the files of the versions have to be, and whether they may run code while they are read."""
+
+    sha256: dict[str, str] = {}  # version → `digest_of` its folder; "*": of any version
+    trust: bool = False
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """model.toml with every default filled in. Survives JSON unchanged."""
 
@@ -90,8 +108,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None  # what an instance takes on its device; None: as it was measured
     devices: tuple[str, ...] = ()  # where it may be loaded: cuda:0, or cuda for every one of them; empty: anywhere
     fetch: Fetch | None = None  # None: `{"url": …}` is JSON like any other
+    artifact: Artifact = Artifact()
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
     config: dict[str, Any] = {}  # all of model.toml, for the model itself
+
+    def pin(self, version: str) -> str | None:
+        """The digest that the version must have, where model.toml says one."""
+        return self.artifact.sha256.get(version, self.artifact.sha256.get("*"))
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +125,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     manifest: Manifest | None = None
     framework: str | None = None
-    sha256: str = ""  # of the model file
+    sha256: str = ""  # `digest_of` its folder: of all files, their names too
+    file_sha256: str = ""  # of the model file alone, which is all that earlier releases compare
     error: str | None = None
     wanted: bool = True  # by the policy or an alias; the others are loaded when somebody asks for them
 
@@ -147,6 +171,7 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
         instances=resources.instances,
         memory_bytes=_memory(resources.memory),
         devices=_devices(resources.devices),
+        artifact=_artifact(_section(config, "artifact", _ArtifactSection)),
         fetch=Fetch(max_bytes=model.fetch_max_bytes, timeout_s=model.fetch_timeout_s) if model.fetch_urls else None,
         example=model.example,
         config=config,
@@ -161,7 +186,9 @@ def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[
     return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs)
 
 
-_SECTIONS = ("model", "batching", "limits", "inputs", "outputs", "versions", "aliases", "resources", "config")
+_SECTIONS = (
+    "model", "artifact", "batching", "limits", "inputs", "outputs", "versions", "aliases", "resources", "config"
+)  # fmt: skip
 
 
 class _ModelSection(msgspec.Struct):
@@ -170,6 +197,11 @@ class _ModelSection(msgspec.Struct):
     fetch_urls: bool = False
     fetch_max_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = 32 * 1024 * 1024
     fetch_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
+
+
+class _ArtifactSection(msgspec.Struct):
+    sha256: str | dict[str, str] = ""
+    trust: bool = False
 
 
 class _VersionsSection(msgspec.Struct):
@@ -228,6 +260,20 @@ def _memory(raw: int | str | None) -> int | None:
         return bytes_of(str(raw))
     except ValueError as error:
         raise ManifestError(f"[resources] memory {error}") from error
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _artifact(section: _ArtifactSection) -> Artifact:
+    raw = section.sha256
+    pins = raw if isinstance(raw, dict) else {"*": raw} if raw else {}
+    for version, digest in pins.items():
+        if version != "*":
+            _version("[artifact] sha256", version)
+        if not _SHA256.fullmatch(digest):
+            raise ManifestError(f"[artifact] sha256 is {digest[:80]!r}, and should be 64 of 0-9 and a-f")
+    return Artifact(sha256=pins, trust=section.trust)
 
 
 _SIZE = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,6})?) *(?P<unit>[KMGT]i?B|B)?")
@@ -334,7 +380,7 @@ def model_folders(models: Path) -> list[Path]:
         raise ManifestError(f"the models folder {models} cannot be read: {error.strerror}") from error
 
 
-def digest_of(files: Iterable[Path]) -> str:
+def sha256_of(files: Iterable[Path]) -> str:
     """SHA-256 in hex of the files one after the other."""
     digest = hashlib.sha256()
     for file in files:
@@ -344,15 +390,72 @@ def digest_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def digest_of(version: Path, sha256: Callable[[Sequence[Path]], str] = sha256_of, *, root: Path | None = None) -> str:
+    """Of a version folder: SHA-256 of what `sha256sum` prints of its files, in the order of their names' bytes.
+
+    `root`: what links must not lead out of; the models folder, if not said. Raises ManifestError for what is no part
+    of a model: such a link, a name with control characters.
+    """
+    files = sorted(_files(version, root or version.parent.parent.resolve()), key=lambda one: os.fsencode(one[0]))
+    lines = [f"{sha256([path])}  {name}\n" for name, path in files]
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+
+
+#: What editors, copiers and Python itself leave beside the files of a model.
+_PASSING = re.compile(r"\..*|__pycache__|.*~|.*\.(tmp|part|partial|swp)")
+
+
+def _files(version: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    """(name from the version folder on, path) of all that the digest is of."""
+    _contain(version, root)
+    seen: set[str] = set()  # folders: a link may lead to one of those above it
+    for folder, folders, names in os.walk(version, followlinks=True, onerror=_raise):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not _PASSING.fullmatch(name)]
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            if _PASSING.fullmatch(name):
+                continue
+            if not name.isprintable():
+                raise ManifestError(f"{path.parent} has a file or folder {name!r}: its name has control characters")
+            if path.is_symlink():
+                _contain(path, root)
+            if name in folders:
+                continue
+            if not path.is_file():
+                raise ManifestError(f"{path} is neither a file nor a folder")
+            yield path.relative_to(version).as_posix(), path
+
+
+def _contain(path: Path, root: Path) -> None:
+    try:
+        target = path.resolve(strict=True)
+    except RuntimeError as error:
+        raise ManifestError(f"{path} is a link that leads to itself") from error
+    if not target.is_relative_to(root):
+        raise ManifestError(
+            f"{path} is a link out of the models folder, to {target}: copy what it leads to, or mount it there"
+        )
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def scan_model(
     folder: Path,
     *,
-    digest: Callable[[Sequence[Path]], str] = digest_of,
+    sha256: Callable[[Sequence[Path]], str] = sha256_of,
     settled: Callable[[Path], bool] = lambda _: True,
     before: Mapping[str, Found] = MappingProxyType({}),
 ) -> list[Found]:
     """The versions of one model; whatever is wrong is in there as `error`.
 
+    `sha256`: as `sha256_of`, or what knows its answers from before.
     `settled`: whether a version folder may be read now. One that may not is what it was in `before`, or not there yet.
     """
     model = folder.name
@@ -384,7 +487,7 @@ def scan_model(
         return missing + [
             msgspec.structs.replace(before[version], manifest=manifest, wanted=version in wanted)
             if version in changing
-            else _found(folder, version, manifest, version in wanted, digest)
+            else _found(folder, version, manifest, version in wanted, sha256)
             for version in versions
         ]
     except OSError as error:
@@ -411,25 +514,47 @@ def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
 
 
 def _found(
-    folder: Path, version: str, manifest: Manifest, wanted: bool, digest: Callable[[Sequence[Path]], str]
+    folder: Path, version: str, manifest: Manifest, wanted: bool, sha256: Callable[[Sequence[Path]], str]
 ) -> Found:
     path = folder / version
+    found = Found(model=folder.name, version=version, path=path, manifest=manifest, wanted=wanted)
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
+        framework = "python"
     elif (file := artifact(path)) is not None:
         files = [file]
+        framework = ARTIFACTS[file.name]
     else:
-        reason = f"no {', '.join(ARTIFACTS)} in {path}"
-        return Found(model=folder.name, version=version, path=path, manifest=manifest, error=reason, wanted=wanted)
-    return Found(
-        model=folder.name,
-        version=version,
-        path=path,
-        manifest=manifest,
-        framework="python" if manifest.entry is not None else ARTIFACTS[files[0].name],
-        sha256=digest(files),
-        wanted=wanted,
+        return msgspec.structs.replace(found, error=f"no {', '.join(ARTIFACTS)} in {path}")
+    try:
+        digest = digest_of(path, sha256)
+        file_digest = sha256(files)
+    except ManifestError as error:
+        return msgspec.structs.replace(found, error=str(error))
+    return msgspec.structs.replace(
+        found,
+        framework=framework,
+        sha256=digest,
+        file_sha256=file_digest,
+        error=_distrusted(manifest, version, framework, digest),
     )
+
+
+def _distrusted(manifest: Manifest, version: str, framework: str, digest: str) -> str | None:
+    """Why these files are not to be loaded, if so."""
+    pin = manifest.pin(version)
+    if pin is not None and pin != digest:
+        return f"its files have the sha256 {digest}, and model.toml says [artifact] sha256 = {pin}"
+    if framework in UNPICKLED and not manifest.artifact.trust:
+        return UNTRUSTED
+    return None
+
+
+#: Why a file that unpickles is refused.
+UNTRUSTED = (
+    "to read its model file is to unpickle it, which runs whatever code is in there: if you trust whoever made it, say "
+    "[artifact] trust = true in model.toml; else ask for .pt2, .onnx or .safetensors"
+)
 
 
 def artifact(version_folder: Path) -> Path | None:

@@ -1,32 +1,38 @@
 """Brings a database to the newest schema.
 
-Several processes may do it at once: the first does it, the others find it done.
+Several processes may do it at once: the first does it, the others find it done. Alembic is imported where there is
+something to do: every process asks what the schema is, and few find it old.
 """
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import alembic.command
-import alembic.config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+import sqlalchemy
 from sqlalchemy import Connection
 
 from storage.engine import Database
 
+if TYPE_CHECKING:
+    import alembic.config
+
 _LOCK = 4_846_297_119  # any number that nobody else on the server locks
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(url: str) -> None:
     """All in one transaction, on SQLite too. Raises SettingsError, StorageUnavailable."""
     database = Database.open(url)
     try:
-        database.retrying(lambda: _upgrade(database))
+        if not schema_current(database):
+            database.retrying(lambda: _upgrade(database))
     finally:
         database.close()
 
 
 def _upgrade(database: Database) -> None:
+    import alembic.command
+
     with database.write() as connection:
         if database.dialect == "postgresql":
             for setting in ("statement_timeout", "lock_timeout"):
@@ -49,17 +55,22 @@ def schema_current(database: Database) -> bool:
 
 def revision(connection: Connection) -> str | None:
     """What the database stands at; None for an empty one."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return found
 
 
 @functools.cache
-def head() -> str | None:
-    """What this version of the code needs."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+def head() -> str:
+    """What this version of the code needs: migrations are files in a row, each called after its revision."""
+    return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _config() -> alembic.config.Config:
+def _config() -> "alembic.config.Config":
+    import alembic.config
+
     config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

@@ -1,5 +1,6 @@
 """Model versions and where they are loaded."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from sqlalchemy import Connection
 from headway.manifest import Found, Manifest
 from headway.registry import Placement, State, Stats, Version, Wish, effective
 from storage.engine import Database
+
+log = logging.getLogger(__name__)
 
 _manifest = msgspec.json.Decoder(Manifest)
 _stats = msgspec.json.Decoder(Stats)
@@ -20,28 +23,52 @@ class Models:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, found: Found) -> None:
-        """A version as it lies in the folder, broken ones too.
+    def register(self, found: Found, worker_id: str = "", *, pinned: bool = False) -> str | None:
+        """A version as it lies in a worker's folder, broken ones too; None, or the digest that it should have.
 
-        What its loaded model said of itself is kept until the model file or the manifest changes. A folder without any
-        version has no row.
+        What its loaded model said of itself is kept until the files or the manifest change. Other files take the place
+        of those that are registered once no other live worker has these any more; where it is `pinned`, never. A folder
+        without any version has no row.
         """
         if not found.version:
-            return
+            return None
+        name = {"model": found.model, "version": found.version}
         manifest = msgspec.json.encode(found.manifest or Manifest()).decode()
 
+        def once() -> str | None:
+            with self._database.write() as connection:
+                if worker_id:
+                    holding = {"worker_id": worker_id, "digest": found.sha256}
+                    self._database.run(connection, "hold_version", **name, **holding)
+                before = self._database.run(connection, "registered_digest", **name).scalar_one_or_none()
+                registered = self._database.run(
+                    connection,
+                    "register_version",
+                    **name,
+                    worker_id=worker_id,
+                    pinned=int(pinned),
+                    path=str(found.path),
+                    sha256=found.file_sha256 or found.sha256,
+                    digest=found.sha256,
+                    framework=found.framework,
+                    manifest=manifest,
+                    error=found.error,
+                )
+            if not registered.rowcount:
+                return str(before)
+            if before and found.sha256 and before != found.sha256:
+                log.warning(
+                    "%s@%s has other files: sha256 %s, before %s", found.model, found.version, found.sha256, before
+                )
+            return None
+
+        return self._database.retrying(once)
+
+    def let_go(self, model: str, version: str, worker_id: str) -> None:
+        """The version is not in that worker's folder any more."""
+
         def write(connection: Connection) -> None:
-            self._database.run(
-                connection,
-                "register_version",
-                model=found.model,
-                version=found.version,
-                path=str(found.path),
-                sha256=found.sha256,
-                framework=found.framework,
-                manifest=manifest,
-                error=found.error,
-            )
+            self._database.run(connection, "let_go_version", model=model, version=version, worker_id=worker_id)
 
         self._write(write)
 

@@ -109,6 +109,7 @@ class Workers:
             with self._database.write() as connection:
                 self._database.run(connection, "forget_worker", id=worker_id)
                 self._database.run(connection, "forget_placements")
+                self._database.run(connection, "forget_holdings")
 
         self._database.retrying(once)
 
@@ -129,6 +130,7 @@ class Workers:
             with self._database.write() as connection:
                 self._database.run(connection, "forget_dead")
                 self._database.run(connection, "forget_placements")
+                self._database.run(connection, "forget_holdings")
 
         self._database.retrying(once)
 

@@ -25,7 +25,8 @@ import msgspec
 from batching import outcomes
 from batching.outcomes import Fatal
 from headway import failpoints, logs, npy, signature
-from headway.manifest import Manifest
+from headway.errors import ManifestError
+from headway.manifest import Manifest, digest_of
 from headway.model import Context, Item
 from headway.types import Outcome
 from workers import accelerator, frames
@@ -159,6 +160,7 @@ def _load(order: frames.Load, connection: Connection) -> Device | None:
     sys.path.insert(0, order.path)
     began = time.perf_counter()
     try:
+        _verify(order)
         device = Device(load(order.manifest, context), order.manifest, context)
         _warm_up(device, order.manifest)
     except Unloadable as error:
@@ -181,6 +183,18 @@ def _load(order: frames.Load, connection: Connection) -> Device | None:
         return device
     connection.send_bytes(frames.encode(frames.NotLoaded(reason)))
     return None
+
+
+def _verify(order: frames.Load) -> None:
+    """Here and now, since this is the process that reads the files next. Raises Unloadable."""
+    if order.sha256 is None:
+        return
+    try:
+        digest = digest_of(Path(order.path), root=Path("/"))
+    except ManifestError as error:
+        raise Unloadable(str(error)) from error
+    if digest != order.sha256:
+        raise Unloadable(f"its files have the sha256 {digest} now, and should have {order.sha256}")
 
 
 def _warm_up(device: Device, manifest: Manifest) -> None:

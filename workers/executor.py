@@ -22,6 +22,7 @@ from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from headway import failpoints
 from headway.manifest import Manifest
 from workers import accelerator, frames
 from workers.frames import Loaded, Reply, Said
@@ -74,13 +75,25 @@ class Executor:
     """One device process. `submit` and `hear` may be called from a thread each, the rest from any."""
 
     def __init__(
-        self, *, model: str, version: str, path: Path, manifest: Manifest, device: str, instance: int = 0
+        self,
+        *,
+        model: str,
+        version: str,
+        path: Path,
+        manifest: Manifest,
+        device: str,
+        instance: int = 0,
+        sha256: str | None = None,
     ) -> None:
-        """`device`: cpu, mps, cuda or cuda:N, N counting the GPUs that this process may see."""
+        """`device`: cpu, mps, cuda or cuda:N, N counting the GPUs that this process may see.
+
+        `sha256`: the digest that the folder must have when it is loaded; None: it is not looked at.
+        """
         self._name = f"{model}@{version}#{instance}"
         self._path = path.resolve()
         self._manifest = manifest
         self._device = device
+        self._sha256 = sha256
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._connection: Connection | None = None  # over the same socket; None once all is released
@@ -110,7 +123,7 @@ class Executor:
             raise DiedLoading(str(error)) from error
 
     def _start(self) -> None:
-        environment = os.environ | _pinned(self._device, self._manifest.instances)
+        environment = _without_settings(os.environ) | _pinned(self._device, self._manifest.instances)
         ours, theirs = socket.socketpair()
         with theirs:
             fd = str(theirs.fileno())
@@ -132,7 +145,7 @@ class Executor:
 
     def _await_loaded(self, timeout_s: float) -> Loaded:
         within = "cuda:0" if self._device.startswith("cuda") else self._device
-        self._send(frames.encode(frames.Load(str(self._path), within, self._manifest)))
+        self._send(frames.encode(frames.Load(str(self._path), within, self._manifest, self._sha256)))
         with self._receiving:
             give_up = time.monotonic() + timeout_s
             while not self._readable(max(0.0, give_up - time.monotonic())):
@@ -313,6 +326,12 @@ class Executor:
                 for end in self._bell:
                     os.close(end)
                 self._bell = None
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """A model needs neither the addresses and passwords of databases nor keys, so it is not given any."""
+    ours = ("HEADWAY_", "FLOWER_")
+    return {name: value for name, value in environ.items() if not name.startswith(ours) or name == failpoints.VARIABLE}
 
 
 def _pinned(device: str, instances: int) -> dict[str, str]:

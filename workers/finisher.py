@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,13 +33,18 @@ class Settled:
     """The parts of one device call, by claim, and what to do once they are in SQL."""
 
     parts: list[Finished]
-    done: Callable[[dict[str, Ended]], None]
+    done: Callable[[dict[str, Ended]], None]  # told what of these parts became terminal, and of no others
     bulk: bool = False  # items of batches, which others need not wait for
     unheard: Collection[str] = ()  # ids that nobody is told of: who wants to know looks
 
     @property
     def rows(self) -> int:
         return sum(len(part.outcomes) for part in self.parts)
+
+    def among(self, ended: Mapping[str, Ended]) -> dict[str, Ended]:
+        """What of a group became terminal by these parts."""
+        fences = ((outcome.id, part.claim) for part in self.parts for outcome in part.outcomes)
+        return {id_: ended[id_] for id_, claim in fences if id_ in ended and ended[id_].claim == claim}
 
 
 class Finisher:
@@ -134,7 +139,7 @@ class Finisher:
         unheard = {id_ for settled in group for id_ in settled.unheard}
         self._publisher.ended({id_: one for id_, one in ended.items() if id_ not in unheard} if unheard else ended)
         for settled in group:
-            settled.done(ended)
+            settled.done(settled.among(ended))
 
     def _finish(self, parts: list[Finished]) -> dict[str, Ended]:
         self.life.goes_on()  # it may be the tenth try

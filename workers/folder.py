@@ -16,7 +16,7 @@ from pathlib import Path
 import watchfiles
 
 from headway.errors import ManifestError
-from headway.manifest import Found, artifact, digest_of, model_folders, read, scan_model
+from headway.manifest import Found, artifact, model_folders, read, scan_model, sha256_of
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
@@ -119,13 +119,13 @@ class Folder:
             entry = read(folder).entry
             found = scan_model(
                 folder,
-                digest=self._digests,
+                sha256=self._digests,
                 settled=lambda version: self._settled(version, entry),
                 before={one.version: one for one in good},
             )
             error = next((one.error for one in found if one.error is not None and not one.version), None)
         except ManifestError as broken:
-            found, error = scan_model(folder, digest=self._digests), str(broken)
+            found, error = scan_model(folder, sha256=self._digests), str(broken)
         if error is None:
             return found
         errors[folder.name] = error
@@ -239,13 +239,14 @@ class _Digests:
     """SHA-256 of files, read only once as long as they are the same."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, ...], tuple[tuple[Mark, ...], str]] = {}
+        # With the time of the last change of the inode, which nobody can set: a size and a time of change anybody can.
+        self._known: dict[tuple[Path, ...], tuple[tuple[tuple[str, int, int, int, int], ...], str]] = {}
 
     def __call__(self, files: Sequence[Path]) -> str:
-        marks = tuple(_mark(file, os.stat(file)) for file in files)
+        marks = tuple((*_mark(file, stat := os.stat(file)), stat.st_ctime_ns) for file in files)
         known, digest = self._known.get(tuple(files), ((), ""))
         if known != marks or not digest:
-            digest = digest_of(files)
+            digest = sha256_of(files)
             self._known[tuple(files)] = marks, digest
         return digest
 

@@ -20,6 +20,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     path: str  # the version folder
     device: str  # as the process sees it: cuda:0, cpu, mps
     manifest: Manifest
+    sha256: str | None = None  # what the folder's digest has to be; None: it is not looked at
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -103,6 +103,7 @@ def main(
         materials=materials,
         outputs=outputs,
         loading=threading.BoundedSemaphore(os.cpu_count() or 1),
+        pin=settings.pin,
         hurry=Hurry(),
         process_memory=settings.process_memory,
         on_ended=intake.ended,

@@ -22,7 +22,7 @@ import redis
 from headway import broker
 from headway.clock import now_us
 from headway.errors import StorageUnavailable
-from headway.manifest import Found, Manifest, fits
+from headway.manifest import Artifact, Found, Manifest, fits
 from headway.registry import DeviceStats, Route, State, Version
 from storage.routes import Routes
 from storage.workers import Served
@@ -103,6 +103,7 @@ class Residents:
         self._routes: Mapping[str, Route] = {}
         self._broken: dict[tuple[str, str], str] = {}  # versions of the folder that cannot be loaded, and why
         self._registered: dict[tuple[str, str], Found] = {}
+        self._refused: dict[tuple[str, str], str] = {}  # versions whose files are not those that SQL has, and why
         self._placed: dict[tuple[str, str], tuple[State, str | None, int | None]] = {}
         self._read_at = -1e9
         self._busy = (time.monotonic(), 0.0)
@@ -275,14 +276,43 @@ class Residents:
                 del self._residents[form]
 
     def _register(self) -> None:
-        for found in self._folder.found:
-            name = found.model, found.version
-            if self._registered.get(name) != found:
-                if found.error is not None:
-                    log.error("%s@%s cannot be served: %s", found.model, found.version, found.error)
-                self._shared.models.register(found)
+        """Raises StorageUnavailable."""
+        due = time.monotonic() - self._read_at >= _READ_S
+        present = {(found.model, found.version): found for found in self._folder.found}
+        for name, found in present.items():
+            if self._registered.get(name) == found or (name in self._refused and not due):
+                continue
+            if found.error is not None and name not in self._refused:
+                log.error("%s@%s cannot be served: %s", *name, found.error)
+            pinned = self._shared.pin and (found.manifest is None or found.manifest.pin(found.version) is None)
+            other = self._shared.models.register(found, self._shared.worker_id, pinned=pinned)
+            if other is None:
+                self._refused.pop(name, None)
                 self._registered[name] = found
                 self._read_at = min(self._read_at, 0.0)
+            else:
+                self._registered.pop(name, None)
+                self._refuse(name, found, other, pinned)
+        for name in [name for name in (*self._registered, *self._refused) if name not in present]:
+            self._shared.models.let_go(*name, self._shared.worker_id)
+            self._registered.pop(name, None)
+            self._refused.pop(name, None)
+
+    def _refuse(self, name: tuple[str, str], found: Found, registered: str, pinned: bool) -> None:
+        reason = found.error or (
+            f"its files have the sha256 {found.sha256}, and were registered with {registered}: HEADWAY_PIN takes no "
+            "others. Give them a version of their own, or say [artifact] sha256 in model.toml"
+            if pinned
+            else f"its files have the sha256 {found.sha256} here, and {registered} on other workers: a version is the "
+            "same on all hosts. It is taken as it is here once it is so everywhere"
+        )
+        if self._refused.get(name) != reason:
+            log.error("%s@%s is not loaded: %s", *name, reason)
+        self._refused[name] = reason
+
+    def _is_admitted(self, one: _Resident) -> bool:
+        """Its files are those that SQL has."""
+        return self._registered.get(one.form[:2]) == one.found
 
     def _read(self) -> None:
         now = time.monotonic()
@@ -316,7 +346,7 @@ class Residents:
         asked = [
             one
             for one in self._residents.values()
-            if one.state in ("out", "failed") and not one.gone
+            if one.state in ("out", "failed") and not one.gone and self._is_admitted(one)
             if not self._is_paused(one) and self._wish(one) != "unload"
         ]
         classes = list(self._intake.classes)
@@ -335,7 +365,9 @@ class Residents:
         for one in self._residents.values():
             if one.state == "failed" and now >= one.retry_at and (one.form in kept or one.asked_at is not None):
                 one.state = "out"  # its reason stands until it has loaded
-            if one.state == "failed" or (one.state == "out" and (one.gone or self._is_too_large(one))):
+            if one.state == "failed":
+                continue
+            if one.state == "out" and (one.gone or self._is_too_large(one) or not self._is_admitted(one)):
                 continue
             candidates.append(self._candidate(one, kept, urgent, now))
         for step in decide(candidates, self._budget, now, now_us()):
@@ -400,7 +432,7 @@ class Residents:
             version=one.form.version,
             wanted=one.found.wanted,
             warm=one.state == "in" or self._former_serves(one),
-            failed=one.state == "failed" or self._is_too_large(one),
+            failed=one.state == "failed" or self._is_too_large(one) or one.form[:2] in self._refused,
             released=row is not None and row.released,
             wish=None if row is None else row.wish,
         )
@@ -453,7 +485,8 @@ class Residents:
         for one in sorted(self._residents.values(), key=lambda one: one.state == "in"):  # who serves has the last word
             state, reason, held = self._shown(one)
             # It goes on as it was; whoever looks at it is to see what is wrong with its folder since.
-            said[one.form[:2]] = state, reason or self._folder.errors.get(one.form.model), held
+            refused = self._refused.get(one.form[:2])
+            said[one.form[:2]] = state, reason or refused or self._folder.errors.get(one.form.model), held
         for name in self._placed:
             if name not in said:
                 said[name] = ("failed", "its folder is gone", None)
@@ -479,6 +512,8 @@ class Residents:
         """(state, reason, bytes) for operators."""
         serving = one.serving
         held = None if serving is None else serving.memory_bytes
+        if one.state == "out" and (refused := self._refused.get(one.form[:2])) is not None:
+            return "failed", refused, None
         if self._is_too_large(one) and serving is None:
             declared = (one.manifest.memory_bytes or 0) * one.manifest.instances
             return "failed", f"it needs {declared} bytes, and {self._shared.device} has {self._budget}", None
@@ -501,8 +536,9 @@ _REASONS = {
 
 def _digest(sha256: str, manifest: Manifest) -> str:
     """Of the files and of what the manifest says of loading and running them: routing is not a new form."""
-    config = {key: value for key, value in manifest.config.items() if key not in ("versions", "aliases")}
-    loaded = msgspec.structs.replace(manifest, policy="latest", aliases={}, config=config)
+    config = {key: value for key, value in manifest.config.items() if key not in ("versions", "aliases", "artifact")}
+    artifact = Artifact(trust=manifest.artifact.trust)
+    loaded = msgspec.structs.replace(manifest, policy="latest", aliases={}, artifact=artifact, config=config)
     return hashlib.sha256(sha256.encode() + msgspec.json.encode(loaded)).hexdigest()
 
 

@@ -45,6 +45,7 @@ class Surroundings:
     materials: Materials
     outputs: Outputs
     loading: threading.Semaphore
+    pin: bool  # files are looked at again when they are loaded, and have to be those that are registered
     hurry: Hurry
     process_memory: int | None  # bytes that a device process may hold whose model says nothing of it
     on_ended: Callable[[dict[str, Ended], Sequence[str]], None]
@@ -82,6 +83,7 @@ class Serving:
                     manifest=manifest,
                     device=shared.device,
                     instance=instance,
+                    sha256=found.sha256 if shared.pin or manifest.pin(found.version) is not None else None,
                 ),
                 predictions=shared.predictions,
                 claims=shared.claims,

@@ -42,22 +42,42 @@ DELETE FROM workers WHERE state = 'dead' AND NOT EXISTS (SELECT 1 FROM claims WH
 -- Nothing is loaded on a worker that has no row.
 DELETE FROM placements WHERE NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = placements.worker_id);
 
+-- forget_holdings
+DELETE FROM holdings WHERE NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = holdings.worker_id);
+
+-- hold_version
+-- Which files a worker has of a version.
+INSERT INTO holdings (worker_id, model, version, digest) VALUES (:worker_id, :model, :version, :digest)
+ON CONFLICT (worker_id, model, version) DO UPDATE SET digest = excluded.digest;
+
+-- let_go_version
+DELETE FROM holdings WHERE worker_id = :worker_id AND model = :model AND version = :version;
+
 -- register_version
 -- A version as it stands in the folder. What its loaded model said of itself is kept while neither the folder's files
--- nor its manifest have changed.
-INSERT INTO versions (model, version, path, sha256, framework, declared, manifest, error, created_at)
-VALUES (:model, :version, :path, :sha256, :framework, :manifest, :manifest, :error, :now)
+-- nor its manifest have changed. The digest gives way to another only when no other worker that lives has those files
+-- any more, and never where it is pinned. `sha256` is what releases before 0008 compare: of the model file alone.
+INSERT INTO versions (model, version, path, sha256, digest, framework, declared, manifest, error, created_at)
+VALUES (:model, :version, :path, :sha256, :digest, :framework, :manifest, :manifest, :error, :now)
 ON CONFLICT (model, version) DO UPDATE SET
     path = excluded.path,
-    framework = CASE WHEN versions.sha256 = excluded.sha256 AND versions.declared = excluded.declared
+    framework = CASE WHEN coalesce(versions.digest, excluded.digest) = excluded.digest AND versions.declared = excluded.declared
         THEN versions.framework ELSE excluded.framework END,
-    manifest = CASE WHEN versions.sha256 = excluded.sha256 AND versions.declared = excluded.declared
+    manifest = CASE WHEN coalesce(versions.digest, excluded.digest) = excluded.digest AND versions.declared = excluded.declared
         THEN versions.manifest ELSE excluded.manifest END,
-    loaded_at = CASE WHEN versions.sha256 = excluded.sha256 THEN versions.loaded_at END,
-    memory_bytes = CASE WHEN versions.sha256 = excluded.sha256 THEN versions.memory_bytes END,
+    loaded_at = CASE WHEN coalesce(versions.digest, excluded.digest) = excluded.digest THEN versions.loaded_at END,
+    memory_bytes = CASE WHEN coalesce(versions.digest, excluded.digest) = excluded.digest THEN versions.memory_bytes END,
     sha256 = excluded.sha256,
+    digest = excluded.digest,
     declared = excluded.declared,
-    error = excluded.error;
+    error = excluded.error
+WHERE coalesce(versions.digest, '') IN ('', excluded.digest) OR (:pinned = 0 AND NOT EXISTS (
+    SELECT 1 FROM holdings h JOIN workers w ON w.id = h.worker_id
+    WHERE h.model = :model AND h.version = :version AND h.digest = versions.digest AND h.worker_id <> :worker_id
+        AND w.state = 'live'));
+
+-- registered_digest
+SELECT digest FROM versions WHERE model = :model AND version = :version;
 
 -- describe_version
 -- After a load: what the graph said of inputs and outputs.
@@ -79,7 +99,7 @@ ON CONFLICT (worker_id, model, version) DO UPDATE SET
 UPDATE versions SET loaded_at = :now, memory_bytes = coalesce(:memory_bytes, memory_bytes) WHERE model = :model AND version = :version;
 
 -- all_versions
-SELECT model, version, path, sha256, framework, manifest, error, created_at, loaded_at, memory_bytes, wish, wished_at FROM versions
+SELECT model, version, path, coalesce(digest, sha256), framework, manifest, error, created_at, loaded_at, memory_bytes, wish, wished_at FROM versions
 ORDER BY model, created_at, version;
 
 -- all_placements

@@ -53,6 +53,7 @@ class Obedient(Model):
             case "array": return np.arange(3, dtype=np.float32)
             case "config": return self.context.config["config"]
             case "environment": return {k: os.environ.get(k) for k in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
+            case "settings": return [name for name in os.environ if name.startswith(("HEADWAY_", "FLOWER_"))]
             case "torch": return "torch" in sys.modules
             case "path": return sys.path[0]
             case "child":
@@ -539,6 +540,14 @@ def test_a_process_is_pinned_before_it_could_import_a_framework(
         {"CUDA_VISIBLE_DEVICES": seen, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
         False,
     ]
+
+
+def test_a_model_is_given_no_password_of_ours(serve: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWAY_DATABASE_URL", "postgresql://headway:secret@db/headway")
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "operator:secret")
+    executor = serve()
+    executor.load()
+    assert answers(run(executor, "settings")) == [[]]
 
 
 def test_the_cpu_sees_no_gpu_and_a_plain_model_no_torch(serve: Callable[..., Executor]) -> None:

@@ -94,9 +94,7 @@ def test_a_version_still_being_copied_is_not_there_yet_and_the_others_do_not_wai
         assert folder.versions("other") == {"1": True}
     assert all(versions == {"1": True} for versions in seen)
     wait_until(lambda: folder.versions() == {"1": False, "2": True}, 5)
-    assert next(one.sha256 for one in folder.found if one.version == "2") == manifest.digest_of(
-        [models / "echo" / "2" / "model.py"]
-    )
+    assert next(one.sha256 for one in folder.found if one.version == "2") == manifest.digest_of(models / "echo" / "2")
 
 
 def test_a_version_that_does_not_come_to_rest_is_said_once(
@@ -139,7 +137,7 @@ def test_a_changed_version_stays_as_it_was_until_its_files_lie_still(models: Pat
 def test_files_that_are_the_same_are_read_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[object] = []
     folder = Watched(models)
-    monkeypatch.setattr("workers.folder.digest_of", read.append)
+    monkeypatch.setattr("workers.folder.sha256_of", read.append)
     put(models, "echo/model.toml", "[aliases]\nstable = 1\n")
     folder.look()
     threading.Event().wait(SETTLE_S)

@@ -1,6 +1,8 @@
 """model.toml and the version folders."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -109,6 +111,9 @@ def test_a_graph_that_reports_its_inputs_changes_the_default_size_only() -> None
         ("[resources]\ninstances = 0", "[resources] instances"),
         ("[resources]\nmemory = '6 pounds'", "[resources] memory is '6 pounds'"),
         ("[resources]\ndevices = ['gpu']", "'gpu'"),
+        ("[artifact]\nsha256 = 'ab'", "[artifact] sha256 is 'ab'"),
+        ("[artifact]\nsha256 = { '../1' = 'ab' }", "[artifact] sha256"),
+        ("[artifact]\ntrust = 'yes'", "[artifact] trust"),
         ("[batching", "not valid TOML"),
     ],
 )
@@ -153,14 +158,105 @@ def test_a_broken_folder_is_found_with_its_reason_and_hides_no_other(tmp_path: P
     assert all(one.error for one in found.values())
 
 
-def test_the_digest_changes_with_the_model_file_alone(tmp_path: Path) -> None:
+def digest(models: Path) -> str:
+    (found,) = scan(models)
+    assert found.error is None
+    return found.sha256
+
+
+def test_the_digest_is_of_the_names_and_contents_of_all_files(tmp_path: Path) -> None:
+    version = tmp_path / "m" / "1"
+    put(tmp_path / "m", **{"1__model_py": "a = 1", "1__b_txt": "b"})
+    (version / "sub").mkdir()
+    (version / "sub" / "a.txt").write_text("a")
+    before = digest(tmp_path)
+    listed = "find . -type f | sed 's,^./,,' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"
+    said = subprocess.run(["/bin/sh", "-c", listed], cwd=version, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[0] == before
+
+    seen = {before}
+    for change in (
+        lambda: (version / "b.txt").write_text("c"),
+        lambda: (version / "b.txt").rename(version / "c.txt"),
+        lambda: (version / "new").write_text(""),
+        lambda: (version / "sub").rename(version / "bus"),
+        lambda: (version / "model.py").write_text("a = 2"),
+    ):
+        change()
+        assert digest(tmp_path) not in seen
+        seen.add(digest(tmp_path))
+
+
+def test_the_digest_passes_over_what_editors_copiers_and_python_leave(tmp_path: Path) -> None:
     put(tmp_path / "m", **{"1__model_py": "a = 1"})
-    (before,) = scan(tmp_path)
-    put(tmp_path / "m", **{"1__other_txt": "x"})
-    (same,) = scan(tmp_path)
-    put(tmp_path / "m", **{"1__model_py": "a = 2"})
-    (after,) = scan(tmp_path)
-    assert before.sha256 == same.sha256 != after.sha256
+    before = digest(tmp_path)
+    for name in (".model.py.swp", "model.py~", "weights.part", ".git/config", "__pycache__/model.cpython-312.pyc"):
+        file = tmp_path / "m" / "1" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("x")
+    assert digest(tmp_path) == before
+
+
+def test_a_link_may_lead_anywhere_in_the_models_folder_and_nowhere_else(tmp_path: Path) -> None:
+    models, outside = tmp_path / "models", tmp_path / "outside"
+    put(models / "m", **{"1__model_py": "a = 1"})
+    put(models / "_weights", big="weights")
+    put(outside, secret="s", **{"1__model_py": ""})
+    (models / "m" / "1" / "weights").symlink_to(models / "_weights" / "big")
+    (models / "m" / "1" / "above").symlink_to(models / "m" / "1", target_is_directory=True)
+    inside = digest(models)
+    (models / "_weights" / "big").write_text("others")
+    assert digest(models) != inside
+
+    def error() -> str:
+        (found,) = scan(models)
+        assert found.sha256 == ""
+        return found.error or ""
+
+    link = models / "m" / "1" / "link"
+    for target in (outside / "secret", outside, Path("../../../outside/secret")):
+        link.symlink_to(target)
+        assert "link out of the models folder" in error()
+        link.unlink()
+    shutil.rmtree(models / "m" / "1")
+    (models / "m" / "1").symlink_to(outside / "1", target_is_directory=True)
+    assert "link out of the models folder" in error()
+    shutil.rmtree(models / "m")
+    (models / "m").symlink_to(outside, target_is_directory=True)
+    assert "link out of the models folder" in error()
+
+
+def test_a_name_that_could_forge_the_list_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "m", **{"1__model_py": ""})
+    (tmp_path / "m" / "1" / "a\nb").write_text("")
+    (found,) = scan(tmp_path)
+    assert "control characters" in (found.error or "")
+
+
+def test_files_that_are_not_those_that_model_toml_names_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "m", **{"1__model_py": "a = 1"})
+    sha256 = digest(tmp_path)
+    for toml in (f'sha256 = "{sha256}"', f'sha256 = {{ 1 = "{sha256}", 2 = "{"0" * 64}" }}', "sha256 = {}"):
+        put(tmp_path / "m", model_toml=f"[artifact]\n{toml}")
+        assert digest(tmp_path) == sha256
+    for toml in (f'sha256 = "{"0" * 64}"', f'sha256 = {{ 1 = "{"0" * 64}" }}'):
+        put(tmp_path / "m", model_toml=f"[artifact]\n{toml}")
+        (found,) = scan(tmp_path)
+        assert found.error == f"its files have the sha256 {sha256}, and model.toml says [artifact] sha256 = {'0' * 64}"
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.pickle", "model.joblib"])
+def test_what_unpickles_is_refused_unless_it_is_trusted(tmp_path: Path, name: str) -> None:
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    (version / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    for toml in ("", "[artifact]\ntrust = false"):
+        put(tmp_path / "m", model_toml=toml)
+        (found,) = scan(tmp_path)
+        assert "trust = true" in (found.error or "")
+    put(tmp_path / "m", model_toml="[artifact]\ntrust = true")
+    (found,) = scan(tmp_path)
+    assert (found.error, found.framework) == (None, "joblib" if name == "model.joblib" else "pickle")
 
 
 def test_a_missing_models_folder_is_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A file a format: how a version folder becomes something that predicts. Runs in the device process only.
 
-The rule: a framework is imported when a model needs it, and not before.
+Two rules: a framework is imported when a model needs it, and not before; and what a file says is not run while it is
+read, unless model.toml trusts it (`[artifact] trust`).
 """
 
 import importlib
@@ -14,6 +15,9 @@ _MODULES = {
     "python": "workers.loaders.python",
     "torch.export": "workers.loaders.exported",
     "torchscript": "workers.loaders.torchscript",
+    "onnx": "workers.loaders.onnx",
+    "joblib": "workers.loaders.pickled",
+    "pickle": "workers.loaders.pickled",
 }
 
 

@@ -1,11 +1,12 @@
 """`model.py`, or the class that `[model] entry` names."""
 
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from headway.manifest import Manifest, Tensor
@@ -30,6 +31,7 @@ class PythonModel:
 
 
 def load(manifest: Manifest, context: Context) -> PythonModel:
+    read_sources_only(context.path)
     cls = _entry(manifest.entry) if manifest.entry else _only_model(_import_file(context.path / "model.py"))
     if inspect.iscoroutinefunction(cls.predict):
         raise Unloadable(
@@ -40,8 +42,32 @@ def load(manifest: Manifest, context: Context) -> PythonModel:
     return PythonModel(model, manifest.inputs, manifest.outputs)
 
 
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles what stands in the file: a `__pycache__` beside it may say something else, and no digest is of it."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
+def read_sources_only(folder: Path) -> None:
+    """From now on modules of the version folder are imported from their sources alone."""
+    find = importlib.machinery.FileFinder.path_hook(
+        (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
+        (_Source, importlib.machinery.SOURCE_SUFFIXES),
+    )
+
+    def hook(path: str) -> Any:
+        if not Path(path).is_relative_to(folder):
+            raise ImportError("not of the model", path=path)
+        return find(path)
+
+    sys.path_hooks.insert(0, hook)
+    sys.path_importer_cache.clear()
+
+
 def _import_file(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model", file)
+    spec = importlib.util.spec_from_file_location("model", file, loader=_Source("model", str(file)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,265 @@
+"""What goes wrong, and when.
+
+Each fault is a coroutine that breaks one thing, lasts as long as it says, and leaves it whole. They come by a seeded
+schedule and may overlap; the same one never twice at once.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tests.chaos.history import Writer
+from tests.chaos.system import System
+
+Run = Callable[[System, random.Random], Awaitable[str]]
+
+#: A worker's claims are given back after 15 s without a beat, a webhook's lease is over after 10.
+PAST_THE_LEASE_S = 19.0
+PAST_THE_DELIVERY_S = 12.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    weight: float
+    run: Run  # returns what was done, in a word or two
+    stores: tuple[str, ...] = ("sqlite", "postgresql")
+
+
+# Processes
+
+
+def _killed(part: str, number: signal.Signals = signal.SIGKILL) -> Run:
+    async def run(system: System, chance: random.Random) -> str:
+        if not (pids := system.pids(part)):
+            return "nobody there"
+        _signal(pid := chance.choice(pids), number)
+        return f"{part} {pid}"
+
+    return run
+
+
+def _stopped(part: str, seconds: float) -> Run:
+    async def run(system: System, chance: random.Random) -> str:
+        if not (pids := system.pids(part)):
+            return "nobody there"
+        _signal(pid := chance.choice(pids), signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            _signal(pid, signal.SIGCONT)
+        return f"{part} {pid} for {seconds:g} s"
+
+    return run
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+# Redis
+
+
+@contextlib.contextmanager
+def _redis(system: System) -> Iterator[Any]:
+    client = system.valkey.client()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _told(system: System, *words: str) -> None:
+    with contextlib.suppress(redis.RedisError), _redis(system) as client:  # it may be down by another fault
+        client.execute_command(*words)
+
+
+async def _flush(system: System, chance: random.Random) -> str:
+    await asyncio.to_thread(_told, system, "FLUSHALL")
+    return "FLUSHALL"
+
+
+async def _restart_redis(system: System, chance: random.Random) -> str:
+    down = chance.choice((0.2, 1.0, 4.0))
+    await asyncio.to_thread(system.valkey.kill)
+    await asyncio.sleep(down)
+    await asyncio.to_thread(system.valkey.start)
+    return f"down {down:g} s"
+
+
+async def _demote_redis(system: System, chance: random.Random) -> str:
+    await asyncio.to_thread(_told, system, "REPLICAOF", "127.0.0.1", "1")
+    try:
+        await asyncio.sleep(6)
+    finally:
+        await asyncio.to_thread(_told, system, "REPLICAOF", "NO", "ONE")
+    return "READONLY for 6 s"
+
+
+async def _fill_redis(system: System, chance: random.Random) -> str:
+    await asyncio.to_thread(_told, system, "CONFIG", "SET", "maxmemory", "1")
+    try:
+        await asyncio.sleep(6)
+    finally:
+        await asyncio.to_thread(_told, system, "CONFIG", "SET", "maxmemory", "0")
+    return "maxmemory 1 for 6 s"
+
+
+async def _stop_redis(system: System, chance: random.Random) -> str:
+    pid = system.valkey.pid
+    _signal(pid, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(4)
+    finally:
+        _signal(pid, signal.SIGCONT)
+    return "4 s"
+
+
+# The network
+
+
+def _network(which: str, how: str, seconds: float = 0.0) -> Run:
+    async def run(system: System, chance: random.Random) -> str:
+        proxy = system.redis_proxy if which == "redis" else system.sql_proxy
+        assert proxy is not None
+        if how == "cut":
+            return f"{proxy.cut()} connections"
+        if how == "delay":
+            proxy.delay_s = 0.2
+        else:
+            proxy.stall()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            proxy.heal()
+        if how == "lost":  # it heals, and nothing of what was under way has survived
+            proxy.cut()
+        return f"{seconds:g} s"
+
+    return run
+
+
+# SQL
+
+
+async def _restart_postgres(system: System, chance: random.Random) -> str:
+    assert system.postgres is not None
+    await asyncio.to_thread(system.postgres.restart)
+    return "immediate"
+
+
+async def _cut_sessions(system: System, chance: random.Random) -> str:
+    assert system.postgres is not None
+    await asyncio.to_thread(system.postgres.cut)
+    return "pg_terminate_backend"
+
+
+def _failing(point: str) -> Run:
+    async def run(system: System, chance: random.Random) -> str:
+        share = chance.uniform(5, 10)
+        file = system.failpoints / point
+        file.write_text(f"error {share:.1f}%")
+        try:
+            await asyncio.sleep(5)
+        finally:
+            file.unlink(missing_ok=True)
+        return f"{share:.1f} % for 5 s"
+
+    return run
+
+
+_PG = ("postgresql",)
+
+FAULTS = (
+    Fault("api killed", 2, _killed("api")),
+    Fault("worker killed", 3, _killed("worker")),
+    Fault("device killed", 3, _killed("device")),
+    Fault("utility killed", 2, _killed("utility")),
+    Fault("api terminated", 1, _killed("api", signal.SIGTERM)),
+    Fault("worker terminated", 1, _killed("worker", signal.SIGTERM)),
+    Fault("utility terminated", 1, _killed("utility", signal.SIGTERM)),
+    Fault("worker stopped past its lease", 2, _stopped("worker", PAST_THE_LEASE_S)),
+    Fault("utility stopped past its leases", 1, _stopped("utility", PAST_THE_DELIVERY_S)),
+    Fault("api stopped", 1, _stopped("api", 4)),
+    Fault("device stopped", 1, _stopped("device", 3)),
+    Fault("redis flushed", 2, _flush),
+    Fault("redis restarted", 2, _restart_redis),
+    Fault("redis read only", 1, _demote_redis),
+    Fault("redis full", 1, _fill_redis),
+    Fault("redis stopped", 1, _stop_redis),
+    Fault("redis cut", 1, _network("redis", "cut")),
+    Fault("redis blackholed", 1, _network("redis", "lost", 5)),
+    Fault("redis slow", 1, _network("redis", "delay", 5)),
+    Fault("sql fails", 2, _failing("sql.execute")),
+    Fault("sql commits and does not say so", 2, _failing("sql.committed")),
+    Fault("postgresql restarted", 2, _restart_postgres, _PG),
+    Fault("postgresql sessions ended", 1, _cut_sessions, _PG),
+    Fault("sql cut", 1, _network("sql", "cut"), _PG),
+    Fault("sql stalled", 1, _network("sql", "stall", 3), _PG),
+    Fault("sql blackholed", 1, _network("sql", "lost", 4), _PG),
+    Fault("sql slow", 1, _network("sql", "delay", 4), _PG),
+)
+
+
+class Schedule:
+    """Runs until told to stop; then waits until everything is whole again."""
+
+    def __init__(
+        self, system: System, log: Writer, *, store: str, seed: int, every_s: tuple[float, float], only: str = ""
+    ) -> None:
+        """`only`: faults whose names contain it."""
+        self._system = system
+        self._log = log
+        self._random = random.Random(seed)
+        self._every_s = every_s
+        self._faults = [fault for fault in FAULTS if store in fault.stores and only in fault.name]
+        self._left: list[Fault] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self.count = 0
+
+    async def run(self, seconds: float) -> None:
+        """Every kind comes before one comes again, in an order of the seed's."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (pause := self._random.uniform(*self._every_s)) < end - loop.time():
+            await asyncio.sleep(pause)
+            if self._faults:
+                self._begin(self._next())
+        await asyncio.sleep(end - loop.time())
+        if self._running:
+            await asyncio.wait(self._running.values())
+
+    def _next(self) -> Fault:
+        if not self._left:
+            # By weight: what weighs two comes twice in a round.
+            self._left = [fault for fault in self._faults for _ in range(round(fault.weight))]
+            self._random.shuffle(self._left)
+        for index, fault in enumerate(self._left):
+            if fault.name not in self._running:
+                return self._left.pop(index)
+        return self._left.pop()
+
+    def _begin(self, fault: Fault) -> None:
+        if fault.name in self._running:
+            return
+        self.count += 1
+        task = asyncio.create_task(self._break(fault))
+        self._running[fault.name] = task
+        task.add_done_callback(lambda _: self._running.pop(fault.name, None))
+
+    async def _break(self, fault: Fault) -> None:
+        self._log(type="fault", phase="begin", name=fault.name)
+        try:
+            what = await fault.run(self._system, self._random)
+        except Exception as error:  # the fault itself went wrong: that is to be seen
+            what = f"broken: {error!r}"
+            self._log(type="broken", error=f"{fault.name}: {error!r}")
+        self._log(type="fault", phase="end", name=fault.name, what=what)
