@@ -75,6 +75,7 @@ class Served:
             loading=threading.BoundedSemaphore(1),
             hurry=Hurry(),
             process_memory=process_memory,
+            pin=False,
             on_ended=lambda ended, ids: None,
         )
         self.states: list[str] = []
