@@ -123,17 +123,18 @@ def postgres_url(postgres_server: Any, _postgres_databases: Databases) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file, to be copied."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
     upgrade(f"sqlite:///{file}")
     return file
 
 
 @pytest.fixture
-def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     """A migrated file of this test's own."""
     file = tmp_path / "headway.db"
-    shutil.copy(_sqlite_template, file)
+    shutil.copy(sqlite_template, file)
     return f"sqlite:///{file}"
 
 
