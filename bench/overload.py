@@ -54,6 +54,8 @@ WARM_UP_S = 5.0
 DRAIN_S = 60.0
 BODY = b'{"input": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]}'
 
+_PARTS = ("api", "worker", "utility")
+
 console = Console(highlight=False)
 
 
@@ -271,8 +273,8 @@ class Memory:
         while True:
             for pid in descendants(self._pid):
                 words = command_line(pid)
-                named = next((part for part in ("api", "worker", "utility") if part in words), None)
-                name = named or next((word for word in words if word.startswith("device@")), None)
+                named = (word for word in words if word in _PARTS or word.startswith("device@"))
+                name = next(named, None)
                 with contextlib.suppress(OSError, IndexError, ValueError):
                     if name is not None:
                         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -317,7 +319,7 @@ async def drained(system: RunningHeadway) -> None:
 def completed(system: RunningHeadway, since: float, until: float) -> int:
     """Predictions that ended with success in between, by the database's clock."""
     statement = "SELECT count(*) FROM predictions WHERE status = 3 AND completed_at BETWEEN ? AND ?"
-    return cast(int, query(system, statement, since, until)[0][0])
+    return query(system, statement, since, until)[0][0]
 
 
 def query(system: RunningHeadway, statement: str, *moments: float) -> list[tuple[int, ...]]:

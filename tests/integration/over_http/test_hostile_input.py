@@ -870,7 +870,8 @@ def test_row_55_requests_in_one_piece_are_answered_in_order(edge: Edge) -> None:
     ]
     with edge.connect() as connection, ThreadPoolExecutor(1) as sending:
         sent = sending.submit(connection.sendall, b"".join(requests))
-        stream, seen = b"", []
+        stream = b""
+        seen: list[bytes] = []
         while len(seen) < count:
             stream += connection.recv(65536)
             seen = re.findall(rb"x-request-id: (r\d+)\r\n", stream)
@@ -946,8 +947,10 @@ SLOW: dict[str, tuple[bytes, bytes]] = {
 
 
 def test_slow_clients_are_told_and_ended_on_every_route_that_reads(edge: Edge) -> None:
-    jobs = [("data", None, *SLOW[what]) for what in SLOW if not SLOW[what][0].startswith((b"content", b"transfer"))]
-    jobs += [("control", None, *words) for _, _, *words in jobs]  # type: ignore[misc]
+    jobs: list[tuple[str, Endpoint | None, bytes, bytes]] = [
+        ("data", None, *SLOW[what]) for what in SLOW if not SLOW[what][0].startswith((b"content", b"transfer"))
+    ]
+    jobs += [("control", None, beginning, drop) for _, _, beginning, drop in jobs]
     jobs += [
         (plane, endpoint, *SLOW[what])
         for plane, endpoint in WITH_BODY
