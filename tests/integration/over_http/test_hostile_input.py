@@ -32,6 +32,7 @@ from headway.manifest import Found, parse
 from headway.testing import wait_until
 from storage.keys import Keys
 from storage.models import Models
+from tests import spellings
 
 if TYPE_CHECKING:
     from tests.integration.over_http.conftest import Stack
@@ -1216,6 +1217,40 @@ def test_row_74_a_url_that_will_never_be_fetched_is_refused_and_is_data_to_model
         target = path_of(endpoint, model="fetching", version="1")
         problem(edge.ask("POST", target, around % value, JSON, plane=plane), 422, "validation_failed", endpoint.path)
     assert edge.ask("POST", "/v1/models/echo/predictions", b'{"input": %b}' % value, JSON).status == 202
+
+
+PLACES = spellings.here(8443) + spellings.confused(8443) + spellings.behind()
+
+
+def test_rows_79_and_80_no_spelling_of_a_place_behind_the_door_is_taken_for_a_webhook(edge: Edge) -> None:
+    for url in PLACES:
+        body = json.dumps({"input": 1, "webhook": url}).encode()
+        for _, endpoint in CREATES:
+            reply = edge.ask("POST", path_of(endpoint), body, JSON)
+            problem(reply, 422, "webhook_url_rejected", url)
+            assert json.loads(reply.body)["errors"][0]["pointer"] == "/webhook"
+        quoted = httpx.QueryParams({"webhook": url})
+        raw = edge.ask("POST", f"/v1/models/echo/predictions?{quoted}", b"x", {"content-type": "image/png"})
+        problem(raw, 422, "webhook_url_rejected", url)
+        lines = {"content-type": "application/jsonl"}
+        for _, endpoint in FILES:
+            file = edge.ask("POST", f"{endpoint.path}?model=echo&{quoted}", b'{"input": 1}', lines)
+            problem(file, 422, "webhook_url_rejected", url)
+
+
+def test_row_81_there_are_no_headers_of_a_webhook_to_set(edge: Edge) -> None:
+    body = b'{"input": 1, "webhook": "https://example.com/", "webhook_headers": {"Host": "evil"}}'
+    for _, endpoint in CREATES:
+        problem(edge.ask("POST", path_of(endpoint), body, JSON), 422, "validation_failed")
+
+
+def test_rows_74_and_80_no_spelling_of_a_place_behind_the_door_is_taken_for_an_input(edge: Edge) -> None:
+    for url in PLACES:
+        value = json.dumps({"url": url}).encode()
+        for plane, endpoint in FREE[1:4:2]:  # a create and a call
+            around, *_ = BODIES[endpoint.method, endpoint.path]
+            target = path_of(endpoint, model="fetching", version="1")
+            problem(edge.ask("POST", target, around % value, JSON, plane=plane), 422, "validation_failed", url)
 
 
 FILE_BODIES = {
