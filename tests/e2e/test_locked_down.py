@@ -1,4 +1,4 @@
-"""The whole system behind TLS, with a Redis user and a PostgreSQL role that may do only what they must, and its secrets.
+"""The whole system behind TLS, with a Redis user and a PostgreSQL role that may do only what they must; its secrets.
 
 Every secret that it is given is a canary: it may stand in no log, answer, metric, message, row or command line.
 """
