@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import httpx
 import msgspec
 
 import headway
+import headway.tls
 from headway import failpoints
 from headway.batches import Batch, batch_json
 from headway.clock import now_us
@@ -81,8 +81,7 @@ class Deliverer:
         self._schedule = schedule
         self._public_url = public_url
         self._timeout_s = timeout_s
-        # With the authorities of SSL_CERT_FILE, where the operator has set it.
-        self._tls = tls or httpx.create_ssl_context()
+        self._tls = tls or headway.tls.context()
         self._receivers = Receivers()
         self._due: dict[str, None] = {}  # receivers that may have something to send; who was served last is last
         self._leases: dict[str, int] = {}  # delivery → attempts, until its result is written
