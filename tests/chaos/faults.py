@@ -17,6 +17,7 @@ import redis
 
 from headway import broker
 from headway.clock import new_id
+from headway.failpoints import POINTS
 from headway.types import Hint
 from tests.chaos.history import Writer
 from tests.chaos.system import System
@@ -26,6 +27,8 @@ Run = Callable[[System, random.Random], Awaitable[str]]
 #: A worker's claims are given back after 15 s without a beat, a webhook's lease is over after 10.
 PAST_THE_LEASE_S = 19.0
 PAST_THE_DELIVERY_S = 12.0
+#: Where a worker can stop that has claimed something.
+_WORKERS_POINTS = ("claim.committed", "finish.begin", "finish.committed")
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,26 @@ def _failing(point: str) -> Run:
     return run
 
 
+def _at_a_point(action: str, points: Sequence[str]) -> Run:
+    """In whichever process comes by first."""
+
+    async def run(system: System, chance: random.Random) -> str:
+        file = system.failpoints / (point := chance.choice(points))
+        fired = file.with_name(f"{point}.fired")
+        file.write_text(action)
+        try:
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                if fired.exists():
+                    return point
+            return f"{point}, where nobody came by"
+        finally:
+            file.unlink(missing_ok=True)
+            fired.unlink(missing_ok=True)
+
+    return run
+
+
 async def _crowded(system: System, chance: random.Random) -> str:
     assert system.postgres is not None
     held = await asyncio.to_thread(system.postgres.crowd)
@@ -256,6 +279,10 @@ FAULTS = (
     Fault("redis slow", _network("redis", "delay", 5)),
     Fault("sql fails", _failing("sql.execute")),
     Fault("sql commits and does not say so", _failing("sql.committed")),
+    Fault("killed at a point", _at_a_point("kill", POINTS)),
+    Fault("stalled at a point", _at_a_point("stall 3", POINTS)),
+    Fault("failed at a point", _at_a_point("error", [point for point in POINTS if not point.startswith("compute")])),
+    Fault("stopped at a point", _at_a_point(f"stop {PAST_THE_LEASE_S:g}", _WORKERS_POINTS)),
     Fault("sql locked", _locked),
     Fault("disk full", _fill_disk, _LITE),
     Fault("everything killed", _restart_all),
