@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
@@ -95,7 +95,8 @@ class _System:
         self._database = Database.open(database_url)
         cleanup.callback(self._database.close)
         if Secrets(self._database, webhook_secret(os.environ)).ensure(DEFAULT_TENANT):
-            log.info("webhooks are signed; `headway webhooks secret --database-url %s` shows the secret", database_url)
+            where = f" --database-url {database_url}" if database_url.startswith("sqlite") else ""  # no password in it
+            log.info("webhooks are signed; `headway webhooks secret%s` shows the secret", where)
         self._valkey = None if options.redis_url else EmbeddedValkey.prepare(options.data)
         if self._valkey is not None:
             cleanup.callback(self._valkey.remove)
@@ -183,9 +184,12 @@ class _System:
         Workers(self._database).mark_dead(fresh["HEADWAY_WORKER_ID"])
 
     def _accepts_predictions(self) -> bool:
+        address = urlsplit(self._data_url)
         try:
-            return httpx.get(f"{self._data_url}/ready", timeout=2, trust_env=False).status_code == 200
-        except httpx.HTTPError:
+            with contextlib.closing(HTTPConnection(address.hostname or "", address.port, timeout=2)) as connection:
+                connection.request("GET", "/ready")
+                return connection.getresponse().status == 200
+        except (OSError, HTTPException):
             return False
 
     async def _announce(self) -> None:

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds from the signal that a stopping worker gives the device for what it has begun.
 DRAIN_S = 9.0
+#: One that is stuck gives it less: it may never come, and somebody else is to begin.
+_FAILED_DRAIN_S = 3.0
 #: Celery leaves its event loop within a second or so; a worker that stops does not wait longer for it than this.
 _LEAVE_S = 3.0
 
@@ -135,7 +137,8 @@ def main(
     residents.start()
     stragglers.start()
     consumer.start()
-    sql, broker = Service("sql", database.answers), Service("redis", intake.knock)
+    sql = Service("sql", database.answers, silent_s=settings.silent_s)
+    broker = Service("redis", intake.knock, silent_s=settings.silent_s)
     watchdog.watch(intake.signs, broker)
     watchdog.watch(publisher.life.sign, broker)
     for life in (heartbeat.life, residents.life, stragglers.life):
@@ -147,7 +150,7 @@ def main(
     asked_to_stop.wait()
 
     log.info("draining")
-    deadline = time.monotonic() + DRAIN_S
+    deadline = time.monotonic() + (DRAIN_S if watchdog.failed is None else _FAILED_DRAIN_S)
     # Read by Celery before each step of its loop, the first one too.
     celery.worker.state.should_stop = os.EX_OK  # type: ignore[assignment]
     folder.close()

@@ -53,8 +53,8 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
     for duty in duties:
         duty.add_done_callback(lambda _: asked_to_stop.set())
     janitor = Janitor(database, client, publisher, retention_s=settings.retention_s, sweeper=sweeper)
-    sql = Service("sql", database.answers)
-    broker = Service("redis", client.ping)
+    sql = Service("sql", database.answers, silent_s=settings.silent_s)
+    broker = Service("redis", client.ping, silent_s=settings.silent_s)
     watchdog.watch(deliverer.life.sign, sql)
     for life in (janitor.life, keeper.life, publisher.life):
         watchdog.watch(life.sign, sql, broker)

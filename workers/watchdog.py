@@ -32,9 +32,9 @@ _LOOK_S = 1.0
 _GAP_S = 5.0
 #: A process that has not looked for so long has an interpreter that is stuck.
 _DEAF_S = 35.0
-#: A service was asked that often, and counts as away when the last answer is older than that.
-_ASK_S = 2.0
-_AWAY_S = 8.0
+#: Parts of that time: how often a service is asked, and how old its last answer is when it counts as away.
+_ASK = 0.1
+_AWAY = 0.4
 
 
 class Sign(NamedTuple):
@@ -74,9 +74,17 @@ class Life:
 class Service:
     """Asked again and again by a thread of its own, which may hang; nobody waits for it."""
 
-    def __init__(self, name: str, ask: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[[], object],
+        *,
+        silent_s: float = SILENT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`ask` raises whatever it likes where the service does not answer."""
         self._ask = ask
+        self._every_s, self._away_s = _ASK * silent_s, _AWAY * silent_s
         self._clock = clock
         self._answered_at = -math.inf
         self._since = math.inf  # when it began to answer, without a gap
@@ -93,18 +101,18 @@ class Service:
             self._since = math.inf
             return
         now = self._clock()
-        if self._since == math.inf or now - self._answered_at > _AWAY_S:
+        if self._since == math.inf or now - self._answered_at > self._away_s:
             self._since = now
         self._answered_at = now
 
     def since(self) -> float:
         """When it began to answer without a gap up to now; infinity while it does not."""
-        return self._since if self._clock() - self._answered_at <= _AWAY_S else math.inf
+        return self._since if self._clock() - self._answered_at <= self._away_s else math.inf
 
     def _run(self) -> None:
         while True:
             self.ask()
-            time.sleep(_ASK_S)
+            time.sleep(self._every_s)
 
 
 class Watchdog:

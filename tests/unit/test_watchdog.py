@@ -25,7 +25,7 @@ class Scene:
         self.away = False
         self.since = self.clock.now
         self.more_s = 0.0
-        self.sql = Service("sql", self._answer, self.clock)
+        self.sql = Service("sql", self._answer, silent_s=20, clock=self.clock)
         self.sql.ask()
         self.watchdog = Watchdog(threading.Event(), silent_s=20, clock=self.clock)
         self.watchdog.watch(lambda: [Sign("the feed", self.since, self.more_s)], self.sql)
