@@ -128,6 +128,7 @@ async def measure(system: RunningHeadway, options: argparse.Namespace) -> dict[s
         "unloaded_p99_ms": p99(unloaded.accepted_ms),
         "accepted_p50_ms": statistics.median(load.accepted_ms),
         "accepted_p99_ms": p99(load.accepted_ms),
+        "accepted_p99_ms_since_sent": p99(load.answered_ms),
         "refused_p99_ms": p99(load.refused_ms),
         "accepted_and_unfinished": unfinished,
         "memory_mb": memory.summary(),
@@ -151,7 +152,8 @@ class Load:
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
-        self.accepted_ms: list[float] = []
+        self.accepted_ms: list[float] = []  # since it was due
+        self.answered_ms: list[float] = []  # the same, since it was sent
         self.refused_ms: list[float] = []
         self.without_retry_after = 0
 
@@ -215,11 +217,14 @@ class Callers:
                 if connection.transport.is_closing():  # idle for long, or refused
                     connection = (await loop.create_connection(Answers, "127.0.0.1", self._port))[1]
                     self.all.append(connection)
+                sent_at = loop.time()
                 try:
                     status, retry_after = await connection.ask(self.request)
                 except OSError:
                     status, retry_after = 0, b""
                 load.add(status, (loop.time() - at) * 1000, bool(retry_after))
+                if status == 202:
+                    load.answered_ms.append((loop.time() - sent_at) * 1000)
                 if sum(load.statuses.values()) == count:
                     answered.set()
 

@@ -31,7 +31,7 @@ class SlowClients:
         self._count = count
         head = b"POST /v1/models/device/predictions HTTP/1.1\r\nHost: localhost\r\n"
         body = head + b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
-        self._beginnings = (b"", head[:-20], body)
+        self._beginnings = (b"", head[:-10], body)
 
     async def run(self, seconds: float) -> None:
         """Until `seconds` have passed and the last are closed."""
