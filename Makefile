@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check bench bench-webhooks bench-batch bench-growth clean
+.PHONY: help install demo test fuzz check bench bench-webhooks bench-batch bench-growth audit clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,11 @@ bench-batch: demo-install  ## a file through `headway batch` beside a bare loop,
 
 bench-growth: test-install  ## the store full beside the store empty, on SQLite and PostgreSQL
 	$(BIN)/python bench/growth.py
+
+audit: $(VENV)/bin/python  ## known vulnerabilities of all that is pinned; asks pypi.org
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 clean:  ## forget the virtual environment
 	rm -rf $(VENV)
