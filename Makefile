@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check endurance bench bench-webhooks bench-batch bench-growth clean
+.PHONY: help install demo test fuzz chaos endurance check bench bench-webhooks bench-batch bench-growth clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,11 @@ test: test-install  ## the whole test suite
 
 fuzz: test-install  ## two thousand requests and more that OpenAPI allows or forbids
 	FUZZ_EXAMPLES=80 $(BIN)/python -m pytest tests/e2e/test_openapi_fuzz.py -s
+
+chaos: test-install  ## every step killed, failed and stalled; then faults under load on each store, and a checker's verdict
+	FAILPOINTS=all $(BIN)/python -m pytest tests/e2e/test_failpoints.py -n 2 --dist loadgroup
+	$(BIN)/python -m tests.chaos --store postgresql --seconds 600 --predictions 21000
+	$(BIN)/python -m tests.chaos --store sqlite --seconds 300 --predictions 6000
 
 endurance: test-install  ## the long proofs: kills, zombies, poison, leaks (ENDURANCE=0.1 for a tenth)
 	ALL_PLANTS=1 $(BIN)/python -m pytest -s tests/endurance tests/integration/test_watchdogs.py

@@ -37,7 +37,7 @@ async def predict(service: Service, call: Call) -> Answer:
     if any(len(row.body) > LARGE for row in rows):
         rows = [await inputs.kept(service, row) for row in rows]
     ids = [row.id for row in rows]
-    waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive)
+    waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive, grace=True)
     try:
         if len(rows) == 1:
             await service.submitter.submit(rows[0], target.at_most)

@@ -198,10 +198,17 @@ def kombu_url(url: str) -> str:
     return f"redis+socket://{auth}{parts.path}?virtual_host={query.get('db', '0')}"
 
 
+def _tls(redis_url: str) -> dict[str, Any]:
+    """What a URL says of its TLS, in the words that Flower wants beside it."""
+    query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(redis_url).query))
+    return {"ssl_cert_reqs": "required"} | {key: value for key, value in query.items() if key.startswith("ssl_")}
+
+
 def celery_config(redis_url: str) -> dict[str, Any]:
     """Celery's settings for everything of ours that speaks Celery. No result backend: SQL is the truth."""
     return {
         "broker_url": kombu_url(redis_url),
+        **({"broker_use_ssl": _tls(redis_url)} if redis_url.startswith("rediss") else {}),
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the default gives up after 100, and the worker with it

@@ -95,7 +95,8 @@ class _System:
         self._database = Database.open(database_url)
         cleanup.callback(self._database.close)
         if Secrets(self._database, webhook_secret(os.environ)).ensure(DEFAULT_TENANT):
-            log.info("webhooks are signed; `headway webhooks secret --database-url %s` shows the secret", database_url)
+            where = f" --database-url {database_url}" if database_url.startswith("sqlite") else ""  # no password in it
+            log.info("webhooks are signed; `headway webhooks secret%s` shows the secret", where)
         self._valkey = None if options.redis_url else EmbeddedValkey.prepare(options.data)
         if self._valkey is not None:
             cleanup.callback(self._valkey.remove)

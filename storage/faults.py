@@ -24,6 +24,7 @@ _POSTGRESQL = {
     "25006": Fault.AWAY,  # read only: a standby, or a disk that ran full
     "42P01": Fault.AWAY,  # no such table: not migrated yet
     "42703": Fault.AWAY,  # no such column: not migrated yet
+    "42501": Fault.AWAY,  # not allowed to: a grant is missing
     "53": Fault.AWAY,  # connections, memory or disk used up
     "55P03": Fault.AWAY,  # lock timeout
     "57014": Fault.AWAY,  # statement timeout

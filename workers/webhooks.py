@@ -46,8 +46,9 @@ _LEASE_S = 10.0
 _RENEW_S = 3.0
 #: How long a result is tried to be written.
 _MARGIN_S = 5.0
-#: How often it is asked who has something due; less often where the asking takes more than a tenth of the time.
-_POLL_S = 0.2
+#: How often it is asked who has something due; less often where the asking takes more than a tenth of the time, but one
+#: answer that took seconds, on a machine that is short of breath, must not keep everybody waiting for a minute.
+_POLL_S, _LONGEST_POLL_S = 0.2, 2.0
 #: Between two leases, so that one transaction serves many answers.
 _PAUSE_S = 0.01
 _LONGEST_RETRY_AFTER_S = 86_400.0
@@ -111,7 +112,7 @@ class Deliverer:
                 if (now := time.monotonic()) >= ask_at:
                     self._poster.sweep()
                     self._due |= dict.fromkeys(await self._in_sql(self._deliveries.due_receivers))
-                    ask_at = (answered := time.monotonic()) + max(_POLL_S, 10 * (answered - now))
+                    ask_at = (answered := time.monotonic()) + next_look_s(answered - now)
                 self._freed.clear()
                 leased = await self._lease()
             except StorageUnavailable as error:
@@ -270,6 +271,11 @@ class Deliverer:
 
     async def _in_sql(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sql, call)
+
+
+def next_look_s(took_s: float) -> float:
+    """After a look at who has something due that took so long."""
+    return min(max(_POLL_S, 10 * took_s), _LONGEST_POLL_S)
 
 
 def body_of(leased: Leased, public_url: str) -> bytes:

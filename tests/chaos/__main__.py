@@ -35,6 +35,7 @@ PATIENCE_S = 120.0
 #: Callers wait while so many have not ended: recovery is measured, not how fast a backlog goes.
 MOST_OPEN = 200
 CONTROL = 100
+COUNTED_OUT_S = 40.0
 
 
 def options() -> argparse.Namespace:
@@ -45,7 +46,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="Of the load and the faults; a new one if not said.")
     parser.add_argument("--every", type=float, nargs=2, default=(3.0, 10.0), metavar=("LEAST", "MOST"))
     parser.add_argument("--workers", type=int, choices=(1, 2), default=2)
-    parser.add_argument("--only", default="", help="Faults whose names contain this.")
+    parser.add_argument(
+        "--only", nargs="*", default=(), metavar="WORD", help="Faults whose names contain one of these."
+    )
     parser.add_argument("--folder", type=Path, default=None)
     return parser.parse_args()
 
@@ -74,12 +77,15 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         hooks = {temper: zoo.url(temper) for temper in (*REACHABLE, *UNREACHABLE)}
         url = system.headway.data_url
         callers = Callers(url, system.keys, hooks, history, seed=asked.seed, most_open=MOST_OPEN)
-        cleanup.push_async_callback(callers.close)
+        cleanup.callback(callers.close)
         schedule = Schedule(system, history, store=asked.store, seed=asked.seed, every_s=asked.every, only=asked.only)
+        if asked.store == "sqlite" and not system.disk:
+            _say("no disk will be full: this user may not mount one")
         began = clock()
         _say(f"ready after {began:.0f} s; {asked.predictions} predictions in {asked.seconds:g} s, seed {asked.seed}")
         faults = asyncio.create_task(schedule.run(asked.seconds))
         load = asyncio.create_task(callers.load(asked.predictions, asked.seconds))
+        files = asyncio.create_task(callers.files(asked.seconds))
         while not faults.done():
             await asyncio.wait({faults}, timeout=15)
             _say(f"{clock() - began:4.0f} s: {callers.accepted} accepted, {callers.open} open, {schedule.count} faults")
@@ -88,6 +94,7 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
         healed = clock()
         reachable = [hooks[temper] for temper in REACHABLE]
         late = await callers.finish(DRAIN_S)
+        late += len((await asyncio.wait({files}, timeout=max(0.1, healed + DRAIN_S - clock())))[1])
         left = await _drain(system, reachable, healed + DRAIN_S, clock)
         drained_s = None if late or any(left) else round(clock() - healed, 1)
         _say(f"drained in {drained_s} s" if drained_s is not None else f"NOT drained: {left}, {late} callers")
@@ -116,7 +123,7 @@ async def run(asked: argparse.Namespace, folder: Path, server: Postgres | None, 
 
 
 async def _drain(system: System, reachable: list[str], until: float, clock: Clock) -> list[int]:
-    """What is open at last: predictions, claims, deliveries, envelopes."""
+    """What is open at last: predictions, claims, batches, deliveries, envelopes."""
     while True:
         left = [
             *await asyncio.to_thread(evidence.open_work, system.database_url, reachable),
@@ -140,10 +147,20 @@ async def _metrics(system: System, callers: Callers) -> dict[str, object]:
     before = await asyncio.to_thread(_workers_say, system)
     await asyncio.wait_for(callers.control(CONTROL), 60)
     after = await asyncio.to_thread(_workers_say, system)
-    pending = [(await asyncio.to_thread(evidence.open_work, system.database_url, []))[2]]
-    api = await asyncio.to_thread(evidence.scrape, f"{system.headway.control_url}/metrics", system.admin_key)
-    pending.append((await asyncio.to_thread(evidence.open_work, system.database_url, []))[2])
+    pending = [(await asyncio.to_thread(evidence.open_work, system.database_url, []))[3]]
+    api = await _settled(system)
+    pending.append((await asyncio.to_thread(evidence.open_work, system.database_url, []))[3])
     return {"before": before, "after": after, "control": CONTROL, "api": api, "pending": pending}
+
+
+async def _settled(system: System) -> evidence.Samples:
+    """Once those workers are counted out that were killed at the very end and that nobody but the janitor saw die."""
+    deadline = time.monotonic() + COUNTED_OUT_S
+    while True:
+        api = await asyncio.to_thread(evidence.scrape, f"{system.headway.control_url}/metrics", system.admin_key)
+        if api.get("headway_workers") == system.workers or time.monotonic() > deadline:
+            return api
+        await asyncio.sleep(0.5)
 
 
 def _workers_say(system: System) -> dict[str, float]:

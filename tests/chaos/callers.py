@@ -8,14 +8,15 @@ but for those of callers who give up: what became of these nobody knows.
 import asyncio
 import contextlib
 import itertools
+import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import urllib.parse
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from tests.chaos import answers
+from tests.chaos.asking import Answer, Client, Unanswered
 from tests.chaos.history import Writer
 
 #: (share, model, kind). Every `crash` and `hang` costs a handful of device processes.
@@ -47,6 +48,8 @@ HOOKS: Sequence[tuple[float, str]] = (
 )
 TERMINAL = ("succeeded", "failed", "canceled", "expired")
 
+#: A file of so many lines is on its way all the time, one after the other.
+LINES = 150
 _TIMEOUT_S = 10.0
 _PAUSES_S = (0.1, 0.3, 0.5, 1.0)
 
@@ -84,12 +87,8 @@ class Callers:
         self._known: dict[str, One] = {}  # those that are followed, by prediction id
         self._heard: set[str] = set()
         self._foreign: list[One] = []  # some accepted ones, for others to try
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=_TIMEOUT_S,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=most_open + 32, max_keepalive_connections=64),
-        )
+        parts = urllib.parse.urlsplit(url)
+        self._client = Client(str(parts.hostname), int(parts.port or 80), _TIMEOUT_S)
         self.accepted = 0
         self.open = 0  # submitted, perhaps, and not known to have ended
 
@@ -111,6 +110,14 @@ class Callers:
                 sent += 1
             await asyncio.sleep(0.01)
 
+    async def files(self, seconds: float) -> None:
+        """One batch after the other, each to its end, and a new one for as long as this lasts."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            await self._file()
+            await asyncio.sleep(self._random.uniform(0, 4))
+
     async def control(self, count: int) -> None:
         """So many good ones, to their ends."""
         ones = [self._one("steady", "good", None) for _ in range(count)]
@@ -127,8 +134,8 @@ class Callers:
             return len(late)
         return 0
 
-    async def close(self) -> None:
-        await self._client.aclose()
+    def close(self) -> None:
+        self._client.close()
 
     # What callers do
 
@@ -171,13 +178,42 @@ class Callers:
             end = await self._follow(one)
         finally:
             self.open -= 1
-        if end in ("canceled", "failed") and one.kind not in answers.DEADLY and self._random.random() < 0.3:
+        if end in ("canceled", "failed", "expired") and one.kind not in answers.DEADLY and self._random.random() < 0.3:
             await self._change(one, "retry")
             await self._follow(one, at_once=True)
+        if self._random.random() < 0.02:
+            await self._change(one, "delete")
         if self._random.random() < 0.1:  # once more, a while later
             await asyncio.sleep(self._random.uniform(0.5, 5))
             await self._read(one)
         self._known.pop(str(one.id), None)
+
+    async def _file(self) -> None:
+        first = next(self._numbers)
+        self._numbers = itertools.count(first + LINES)
+        one = self._one("steady", "good", self._random.choice((None, "good")))
+        lines = ({"custom_id": f"c{n}", "input": {"n": n, "kind": "good"}} for n in range(first, first + LINES))
+        body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        asked = {"key": one.key, "model": one.model, "n": first, "count": LINES, "hook": one.hook}
+        path = f"/v1/batches?model={one.model}"
+        if one.hook is not None:
+            path += f"&webhook={urllib.parse.quote(self._hooks[one.hook], safe='')}"
+        headers = {"idempotency-key": one.key}
+        made = await self._until(lambda: self._call("batch", one, "POST", path, asked, headers, body))
+        one.id, place = str(made["id"]), f"/v1/batches/{made['id']}"
+        seen = made
+        while seen["status"] != "completed":
+            await asyncio.sleep(1)
+            seen = await self._until(lambda: self._call("batch read", one, "GET", place, {}))
+        await self._until(lambda: self._call("results", one, "GET", f"{place}/results", {}))
+
+    async def _until(self, ask: Callable[[], Awaitable[dict[str, Any] | None]]) -> dict[str, Any]:
+        """It is answered."""
+        for pause in itertools.chain(_PAUSES_S, itertools.repeat(1.0)):
+            if (answer := await ask()) is not None:
+                return answer
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def _submit_and_follow(self, one: One) -> None:
         await self._submit(one)
@@ -192,7 +228,9 @@ class Callers:
             events = ["started", "completed"] if one.number % 4 == 0 else ["completed"]
             body |= {"webhook": self._hooks[one.hook], "webhook_events": events}
         asked = {"key": one.key, "model": one.model, "kind": one.kind, "n": one.number, "hook": one.hook}
-        asked |= {"events": events, "max_attempts": body["max_attempts"]}
+        asked |= {"events": events, "max_attempts": body["max_attempts"], "expires": self._random.random() < 0.03}
+        if asked["expires"]:
+            body["queue_timeout_seconds"] = self._random.choice((0.5, 2, 5))
         for pause in itertools.chain(_PAUSES_S, itertools.repeat(1.0)):
             headers = {"idempotency-key": one.key}
             if self._random.random() < 0.05:
@@ -230,9 +268,10 @@ class Callers:
         return await self._call("read", one, "GET", f"/v1/predictions/{one.id}", {}, headers)
 
     async def _change(self, one: One, verb: str) -> None:
-        """Once: what came of it is read afterwards. A retry is repeated until it is known to be made, or refused."""
+        """A few times, until it is answered: what came of it is read afterwards."""
+        method, path = ("DELETE", "") if verb == "delete" else ("POST", f"/{verb}")
         for pause in _PAUSES_S:
-            if await self._call(verb, one, "POST", f"/v1/predictions/{one.id}/{verb}", {}) is not None:
+            if await self._call(verb, one, method, f"/v1/predictions/{one.id}{path}", {}) is not None:
                 return
             await asyncio.sleep(pause)
 
@@ -268,18 +307,18 @@ class Callers:
         call, tenant = next(self._calls), tenant or one.tenant
         self._log(type="invoke", call=call, op=op, tenant=tenant, id=one.id, **asked)
         try:
-            answer = await self._client.request(
-                method, path, headers={"authorization": f"Bearer {self._keys[tenant]}", **headers}, json=body
+            answer = await self._client.ask(
+                method, path, {"authorization": f"Bearer {self._keys[tenant]}", **headers}, body
             )
-        except (httpx.HTTPError, asyncio.CancelledError) as error:
-            self._log(type="info", call=call, error=type(error).__name__)
+        except (Unanswered, asyncio.CancelledError) as error:
+            self._log(type="info", call=call, error=str(error) or type(error).__name__)
             if isinstance(error, asyncio.CancelledError):
                 raise
             return None
         return self._answered(call, op, answer)
 
-    def _answered(self, call: int, op: str, answer: httpx.Response) -> dict[str, Any] | None:
-        code = answer.status_code
+    def _answered(self, call: int, op: str, answer: Answer) -> dict[str, Any] | None:
+        code = answer.status
         if code >= 400:
             # Of a 5xx nobody knows whether it was done.
             problem = answer.json().get("code") if "problem+json" in answer.headers.get("content-type", "") else None
@@ -287,10 +326,19 @@ class Callers:
             kind = "info" if code >= 500 else "fail"
             self._log(type=kind, call=call, http=code, problem=problem, retry_after=retry_after)
             return None
-        if op == "foreign":
+        if op in ("foreign", "delete"):
             self._log(type="ok", call=call, http=code)
-            return None
+            return {}
+        if op == "results":
+            lines = [json.loads(line) for line in answer.body.splitlines()]
+            said = [[line["line"], line["custom_id"], line.get("output")] for line in lines]
+            self._log(type="ok", call=call, http=code, lines=said)
+            return {}
         got = answer.json()
+        if op.startswith("batch"):
+            counts = got["request_counts"]
+            self._log(type="ok", call=call, http=code, id=got["id"], status=got["status"], counts=counts)
+            return got  # type: ignore[no-any-return]
         self._log(
             type="ok",
             call=call,

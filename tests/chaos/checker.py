@@ -56,7 +56,15 @@ _STATUSES = ("queued", "in_progress", "canceling", "succeeded", "failed", "cance
 _TERMINAL = frozenset(_STATUSES[3:])
 _STARTED = "prediction.started"
 #: Refusals that a caller must live with, by what it asked.
-_RIGHTFUL = {"submit": (429,), "read": (), "cancel": (409,), "retry": (409,), "foreign": (404,)}
+_RIGHTFUL: dict[str, tuple[int, ...]] = {
+    "submit": (429,),
+    "cancel": (409,),
+    "retry": (409,),
+    "delete": (409,),
+    "foreign": (404,),
+}
+#: Of a batch, as SQL has it.
+_COMPLETED = 3
 #: Shown of each verdict.
 _EXAMPLES = 5
 
@@ -102,7 +110,17 @@ class Evidence:
 
     @cached_property
     def rows(self) -> dict[str, Record]:
-        return {row["id"]: row for row in self.sql if row["table"] == "predictions"}
+        """Of single predictions, by their ids."""
+        return {row["id"]: row for row in self.sql if row["table"] == "predictions" and row["batch"] is None}
+
+    @cached_property
+    def items(self) -> dict[str, list[Record]]:
+        """Of batches: the rows of each."""
+        items: dict[str, list[Record]] = defaultdict(list)
+        for row in self.sql:
+            if row["table"] == "predictions" and row["batch"] is not None:
+                items[row["batch"]].append(row)
+        return items
 
     @cached_property
     def deliveries(self) -> list[Record]:
@@ -143,7 +161,7 @@ class Evidence:
         return Counter(
             (one["id"], one["op"])
             for one, answer in self.calls
-            if one["op"] in ("cancel", "retry") and (answer is None or answer["type"] != "fail")
+            if one["op"] in ("cancel", "retry", "delete") and (answer is None or answer["type"] != "fail")
         )
 
     @cached_property
@@ -154,13 +172,17 @@ class Evidence:
                 source = f"{one['op']} at {one['t']:.1f}"
                 seen[answer["id"]].append(_sight(answer, source, one["t"], answer["t"]))
         for one in self.received:
-            if one["status"] is not None:
+            if one["status"] is not None and not _of_batch(one):
                 # What it tells is of a while ago.
                 seen[one["id"]].append(_sight(one, f"webhook at {one['t']:.1f}", float("-inf"), one["t"]))
         for id_, row in self.rows.items():
             if not row["deleted"]:
                 seen[id_].append(_sight(row, "SQL"))
         return seen
+
+
+def _of_batch(one: Record) -> bool:
+    return str(one["event"]).startswith("batch.")
 
 
 def _sight(one: Record, source: str, since: float = float("inf"), until: float = float("inf")) -> Sight:
@@ -206,6 +228,8 @@ def _ends(evidence: Evidence) -> Iterator[Finding]:
         allowed = answers.ENDS[asked["kind"]]
         if evidence.verbs[id_, "cancel"]:
             allowed |= {("canceled", None)}
+        if asked["expires"]:
+            allowed |= {("expired", None)}
         for sight in sights:
             if sight.status not in _TERMINAL:
                 continue
@@ -260,7 +284,7 @@ def _tenants(evidence: Evidence) -> Iterator[Finding]:
         if one["op"] == "foreign":
             if answer["type"] == "ok" or (answer["type"] == "fail" and answer["problem"] != "prediction_not_found"):
                 yield "cross-tenant", f"{one['tenant']} tried {one['verb']} on {one['id']}: {answer.get('http')}"
-        elif answer["type"] == "ok" and one["id"] is not None and one["id"] != answer["id"]:
+        elif answer["type"] == "ok" and one["id"] is not None and answer.get("id") not in (one["id"], None):
             yield "wrong", f"{one['op']} of {one['id']} was answered with {answer['id']}"
     for id_, row in evidence.rows.items():
         if (asked := evidence.owners.get(id_)) is not None and asked["tenant"] != row["tenant"]:
@@ -276,9 +300,11 @@ def _answers(evidence: Evidence) -> Iterator[Finding]:
             yield "answers", what
         elif code == 503 and not answer.get("retry_after"):
             yield "answers", f"{what} without Retry-After"
+        elif code == 410 and evidence.verbs[one["id"], "delete"]:
+            continue
         elif one["op"] == "read" and code in (404, 410):
             yield "lost", what
-        elif code < 500 and code not in _RIGHTFUL[one["op"]]:
+        elif code < 500 and code not in _RIGHTFUL.get(one["op"], ()):
             yield "answers", what
 
 
@@ -292,6 +318,9 @@ def _webhooks(evidence: Evidence) -> Iterator[Finding]:
             yield "unexpected", f"{one['webhook_id']} followed a redirect"
         if not one["signed"]:
             yield "webhook unsigned", f"{one['webhook_id']}"
+        bodies[one["webhook_id"]].add(one["sha256"])
+        if _of_batch(one):
+            continue
         asked = evidence.owners.get(one["id"])
         if asked is None:
             yield "unexpected", f"the webhook {one['webhook_id']} tells of {one['id']}, for which nobody asked"
@@ -300,7 +329,6 @@ def _webhooks(evidence: Evidence) -> Iterator[Finding]:
         if kind not in asked["events"] or one["receiver"] != asked["hook"]:
             yield "unexpected", f"the webhook {one['webhook_id']} tells {one['receiver']} of {one['event']}"
         ids[one["id"], one["event"] == _STARTED].add(one["webhook_id"])
-        bodies[one["webhook_id"]].add(one["sha256"])
         if one["answer"] == 200:
             taken[one["id"]].add(one["event"])
     for row in evidence.deliveries:
@@ -321,6 +349,51 @@ def _webhooks(evidence: Evidence) -> Iterator[Finding]:
             yield "webhook missing", f"{wanted['hook']} never took the end of {id_}, {row['status']}"
         if "started" in wanted["events"] and row["attempt"] > 0 and _STARTED not in taken[id_]:
             yield "webhook missing", f"{wanted['hook']} never took the start of {id_}"
+
+
+def _batches(evidence: Evidence) -> Iterator[Finding]:
+    asked = {(one["tenant"], one["key"]): one for one, _ in evidence.calls if one["op"] == "batch"}
+    ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one, answer in evidence.calls:
+        if one["op"] == "batch" and answer is not None and answer["type"] == "ok":
+            ids[one["tenant"], one["key"]].add(answer["id"])
+    rows = {row["id"]: row for row in evidence.sql if row["table"] == "batches"}
+    for id_, row in rows.items():
+        ids[row["tenant"], row["key"]].add(id_)
+    for key, found in ids.items():
+        if key not in asked:
+            yield "unexpected", f"the batch {sorted(found)} has the key {key}, which nobody sent"
+            continue
+        if len(found) > 1:
+            yield "doubled", f"{key} made the batches {sorted(found)}"
+        for id_ in found:
+            yield from _batch(evidence, id_, asked[key], rows.get(id_, {}))
+    for id_ in evidence.items.keys() - rows.keys():
+        yield "unexpected", f"items of {id_}, and no such batch"
+
+
+def _batch(evidence: Evidence, id_: str, asked: Record, row: Record) -> Iterator[Finding]:
+    wanted = range(1, asked["count"] + 1)
+    if row.get("status") != _COMPLETED or (row["total"], row["succeeded"]) != (asked["count"],) * 2:
+        yield "lost", f"the batch {id_} of {asked['count']} is at its end {row}"
+    items = Counter(item["line"] for item in evidence.items[id_])
+    if missing := [line for line in wanted if not items[line]]:
+        yield "lost", f"the batch {id_} has no items {missing[:9]}"
+    if more := [line for line, count in items.items() if count > 1 or line not in wanted]:
+        yield "doubled", f"the batch {id_} has the items {more[:9]} more than once"
+    for item in evidence.items[id_]:
+        if (item["status"], item["output"]) != ("succeeded", answers.answer(asked["n"] + item["line"] - 1)):
+            yield "wrong", f"line {item['line']} of {id_}: {item['status']} {item['output']}"
+    numbers = range(asked["n"], asked["n"] + asked["count"])
+    lines = [[line, f"c{number}", answers.answer(number)] for line, number in zip(wanted, numbers, strict=True)]
+    for one, answer in evidence.calls:
+        if (one["op"], one["id"]) == ("results", id_) and (answer or {}).get("lines", lines) != lines:
+            yield "wrong", f"the results of {id_} are {str(answer)[:200]}"
+    told = [one for one in evidence.received if _of_batch(one) and one["id"] == id_]
+    if len({one["webhook_id"] for one in told}) > 1:
+        yield "webhook doubled", f"the end of the batch {id_} has several ids"
+    if asked["hook"] in evidence.run["reachable"] and not any(one["answer"] == 200 for one in told):
+        yield "webhook missing", f"{asked['hook']} never took the end of the batch {id_}"
 
 
 def _temper(url: str) -> str:
@@ -368,7 +441,7 @@ def _metrics(evidence: Evidence) -> Iterator[Finding]:
         moved = after.get(name, 0) - before.get(name, 0)
         if moved != control:
             yield "metrics", f"{name} moved by {moved:g} while {control} predictions ended"
-    rows = Counter((row["model"], row["status"]) for row in evidence.rows.values())
+    rows = Counter((row["model"], row["status"]) for row in evidence.sql if row["table"] == "predictions")
     for name, value in after.items():  # of processes that live now: never more than there are
         if name.startswith("headway_predictions_ended_total|"):
             labels = dict(part.split("=") for part in name.split("|")[1:])
@@ -397,7 +470,10 @@ def _harness(evidence: Evidence) -> Iterator[Finding]:
             yield "harness", one["error"]
 
 
-_RULES = (_presence, _ends, _stability, _steps, _tenants, _answers, _webhooks, _drained, _metrics, _patience, _harness)
+_RULES = (
+    *(_presence, _ends, _stability, _steps, _tenants, _answers, _webhooks, _batches),
+    *(_drained, _metrics, _patience, _harness),
+)
 
 
 def report(evidence: Evidence) -> Record:
@@ -420,6 +496,8 @@ def report(evidence: Evidence) -> Record:
         "seed": evidence.run["seed"],
         "seconds": evidence.run["seconds"],
         "accepted": sum(map(len, evidence.accepted.values())),
+        "batches": len(evidence.items),
+        "items": sum(map(len, evidence.items.values())),
         "recovered": recovered,  # accepted by SQL, and their callers never knew
         "ends": dict(ends),
         "attempts": sum(row["attempt"] for row in evidence.rows.values()),

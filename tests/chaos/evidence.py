@@ -18,12 +18,15 @@ _STATUSES = ("queued", "in_progress", "canceling", "succeeded", "failed", "cance
 
 _PREDICTIONS = """
 SELECT id, tenant_id, model, status, revision, attempt, charged, max_attempts, idempotency_key, webhook,
-    webhook_events, webhook_status, error_code, output, created_at, started_at, completed_at, log, queued, deleted_at
+    webhook_events, webhook_status, error_code, output, created_at, started_at, completed_at, log, queued, deleted_at,
+    batch_id, batch_index
 FROM predictions"""
+_BATCHES = "SELECT id, tenant_id, idempotency_key, status, total, succeeded FROM batches"
 _DELIVERIES = "SELECT id, prediction_id, event, url, state, attempts FROM deliveries"
 _CLAIMS = "SELECT id, worker_id FROM claims"
 _OPEN = """
 SELECT (SELECT count(*) FROM predictions WHERE status < 3), (SELECT count(*) FROM claims),
+    (SELECT count(*) FROM batches WHERE completed_at IS NULL),
     (SELECT count(*) FROM deliveries WHERE state = 0 AND ({reachable}))"""
 
 Samples = dict[str, float]
@@ -45,8 +48,8 @@ def _rows_of(url: str) -> Iterator[Any]:
         yield lambda query: server.execute(query).fetchall()
 
 
-def open_work(url: str, reachable: list[str]) -> tuple[int, int, int]:
-    """(predictions that have not ended, claims, deliveries owed to receivers whose URLs begin so)."""
+def open_work(url: str, reachable: list[str]) -> tuple[int, int, int, int]:
+    """(predictions that have not ended, claims, open batches, deliveries owed to receivers whose URLs begin so)."""
     wanted = " OR ".join(f"url LIKE '{prefix}%'" for prefix in reachable) or "1 = 1"
     with _rows_of(url) as rows:
         return tuple(rows(_OPEN.format(reachable=wanted))[0])
@@ -56,7 +59,7 @@ def dump_sql(url: str, path: Path) -> None:
     with _rows_of(url) as rows, path.open("w", encoding="utf-8") as file:
         for row in rows(_PREDICTIONS):
             id_, tenant, model, status, revision, attempt, charged, most, key, hook, events, told, *rest = row
-            code, output, created, started, completed, log, queued, deleted = rest
+            code, output, created, started, completed, log, queued, deleted, batch, line = rest
             record = {
                 "table": "predictions",
                 "id": str(id_),
@@ -79,11 +82,16 @@ def dump_sql(url: str, path: Path) -> None:
                 "log": json.loads(f"[{log or ''}]"),
                 "queued": bool(queued),
                 "deleted": deleted is not None,
+                "batch": None if batch is None else str(batch),
+                "line": line,
             }
             file.write(json.dumps(record) + "\n")
         for id_, prediction, event, url_, state, attempts in rows(_DELIVERIES):
             record = {"table": "deliveries", "id": id_, "prediction": str(prediction), "event": event, "url": url_}
             file.write(json.dumps(record | {"state": state, "attempts": attempts}) + "\n")
+        for id_, tenant, key, status, total, succeeded in rows(_BATCHES):
+            record = {"table": "batches", "id": str(id_), "tenant": tenant, "key": key, "status": status}
+            file.write(json.dumps(record | {"total": total, "succeeded": succeeded}) + "\n")
         for id_, worker in rows(_CLAIMS):
             file.write(json.dumps({"table": "claims", "id": str(id_), "worker": worker}) + "\n")
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ PAST_THE_DELIVERY_S = 12.0
 @dataclass(frozen=True)
 class Fault:
     name: str
-    weight: float
     run: Run  # returns what was done, in a word or two
     stores: tuple[str, ...] = ("sqlite", "postgresql")
 
@@ -176,36 +175,61 @@ def _failing(point: str) -> Run:
     return run
 
 
-_PG = ("postgresql",)
+async def _locked(system: System, chance: random.Random) -> str:
+    """By a program that is none of ours."""
+    seconds = chance.choice((1.5, 4.0))
+    await asyncio.to_thread(system.hold_lock, seconds)
+    return f"{seconds:g} s"
+
+
+async def _fill_disk(system: System, chance: random.Random) -> str:
+    ballast = system.data / "ballast"
+    await asyncio.to_thread(system.fill_disk, ballast)
+    try:
+        await asyncio.sleep(5)
+    finally:
+        ballast.unlink(missing_ok=True)
+    return "5 s"
+
+
+async def _restart_all(system: System, chance: random.Random) -> str:
+    await asyncio.to_thread(system.restart)
+    return "headway up, and with it all its parts"
+
+
+_PG, _LITE = ("postgresql",), ("sqlite",)
 
 FAULTS = (
-    Fault("api killed", 2, _killed("api")),
-    Fault("worker killed", 3, _killed("worker")),
-    Fault("device killed", 3, _killed("device")),
-    Fault("utility killed", 2, _killed("utility")),
-    Fault("api terminated", 1, _killed("api", signal.SIGTERM)),
-    Fault("worker terminated", 1, _killed("worker", signal.SIGTERM)),
-    Fault("utility terminated", 1, _killed("utility", signal.SIGTERM)),
-    Fault("worker stopped past its lease", 2, _stopped("worker", PAST_THE_LEASE_S)),
-    Fault("utility stopped past its leases", 1, _stopped("utility", PAST_THE_DELIVERY_S)),
-    Fault("api stopped", 1, _stopped("api", 4)),
-    Fault("device stopped", 1, _stopped("device", 3)),
-    Fault("redis flushed", 2, _flush),
-    Fault("redis restarted", 2, _restart_redis),
-    Fault("redis read only", 1, _demote_redis),
-    Fault("redis full", 1, _fill_redis),
-    Fault("redis stopped", 1, _stop_redis),
-    Fault("redis cut", 1, _network("redis", "cut")),
-    Fault("redis blackholed", 1, _network("redis", "lost", 5)),
-    Fault("redis slow", 1, _network("redis", "delay", 5)),
-    Fault("sql fails", 2, _failing("sql.execute")),
-    Fault("sql commits and does not say so", 2, _failing("sql.committed")),
-    Fault("postgresql restarted", 2, _restart_postgres, _PG),
-    Fault("postgresql sessions ended", 1, _cut_sessions, _PG),
-    Fault("sql cut", 1, _network("sql", "cut"), _PG),
-    Fault("sql stalled", 1, _network("sql", "stall", 3), _PG),
-    Fault("sql blackholed", 1, _network("sql", "lost", 4), _PG),
-    Fault("sql slow", 1, _network("sql", "delay", 4), _PG),
+    Fault("api killed", _killed("api")),
+    Fault("worker killed", _killed("worker")),
+    Fault("device killed", _killed("device")),
+    Fault("utility killed", _killed("utility")),
+    Fault("api terminated", _killed("api", signal.SIGTERM)),
+    Fault("worker terminated", _killed("worker", signal.SIGTERM)),
+    Fault("utility terminated", _killed("utility", signal.SIGTERM)),
+    Fault("worker stopped past its lease", _stopped("worker", PAST_THE_LEASE_S)),
+    Fault("utility stopped past its leases", _stopped("utility", PAST_THE_DELIVERY_S)),
+    Fault("api stopped", _stopped("api", 4)),
+    Fault("device stopped", _stopped("device", 3)),
+    Fault("redis flushed", _flush),
+    Fault("redis restarted", _restart_redis),
+    Fault("redis read only", _demote_redis),
+    Fault("redis full", _fill_redis),
+    Fault("redis stopped", _stop_redis),
+    Fault("redis cut", _network("redis", "cut")),
+    Fault("redis blackholed", _network("redis", "lost", 5)),
+    Fault("redis slow", _network("redis", "delay", 5)),
+    Fault("sql fails", _failing("sql.execute")),
+    Fault("sql commits and does not say so", _failing("sql.committed")),
+    Fault("sql locked", _locked),
+    Fault("disk full", _fill_disk, _LITE),
+    Fault("everything killed", _restart_all),
+    Fault("postgresql restarted", _restart_postgres, _PG),
+    Fault("postgresql sessions ended", _cut_sessions, _PG),
+    Fault("sql cut", _network("sql", "cut"), _PG),
+    Fault("sql stalled", _network("sql", "stall", 3), _PG),
+    Fault("sql blackholed", _network("sql", "lost", 4), _PG),
+    Fault("sql slow", _network("sql", "delay", 4), _PG),
 )
 
 
@@ -213,14 +237,27 @@ class Schedule:
     """Runs until told to stop; then waits until everything is whole again."""
 
     def __init__(
-        self, system: System, log: Writer, *, store: str, seed: int, every_s: tuple[float, float], only: str = ""
+        self,
+        system: System,
+        log: Writer,
+        *,
+        store: str,
+        seed: int,
+        every_s: tuple[float, float],
+        only: Sequence[str] = (),
     ) -> None:
-        """`only`: faults whose names contain it."""
+        """`only`: faults whose names contain one of these words; all, where there are none."""
         self._system = system
         self._log = log
         self._random = random.Random(seed)
         self._every_s = every_s
-        self._faults = [fault for fault in FAULTS if store in fault.stores and only in fault.name]
+        self._faults = [
+            fault
+            for fault in FAULTS
+            if store in fault.stores
+            and (not only or any(word in fault.name for word in only))
+            and (system.disk or fault.name != "disk full")
+        ]
         self._left: list[Fault] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self.count = 0
@@ -239,9 +276,7 @@ class Schedule:
 
     def _next(self) -> Fault:
         if not self._left:
-            # By weight: what weighs two comes twice in a round.
-            self._left = [fault for fault in self._faults for _ in range(round(fault.weight))]
-            self._random.shuffle(self._left)
+            self._left = self._random.sample(self._faults, len(self._faults))
         for index, fault in enumerate(self._left):
             if fault.name not in self._running:
                 return self._left.pop(index)

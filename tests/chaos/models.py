@@ -47,14 +47,14 @@ class Leaky(Model):
         self.kept = []
 
     def predict(self, inputs):
-        self.kept.append(bytearray(256 * 1024))
+        self.kept.append(bytearray(b"x") * 1024 * 1024)
         return [{"n": one["n"], "answer": (one["n"] ** 2 + 7) % 1000003} for one in inputs]
 """
 
 _FILES = {
     "steady": (_STEADY, "[batching]\nmax_batch_size = 32\n"),
     "moody": (_MOODY, "[batching]\nmax_batch_size = 8\n[limits]\ntimeout_s = 2\n"),
-    "leaky": (_LEAKY, "[batching]\nmax_batch_size = 16\n"),
+    "leaky": (_LEAKY, '[batching]\nmax_batch_size = 16\n[limits]\nmemory = "128MiB"\n'),
 }
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from headway.keys import new_token
 from headway.running import RunningHeadway, children, command_line, descendants, free_port
 from headway.testing import wait_until
 from launch.embedded import EmbeddedValkey
-from storage.engine import Database, embedded_url
+from storage.engine import Database, embedded_url, sqlite_module
 from storage.keys import Keys
 from storage.migrate import upgrade
 from tests.chaos import models
@@ -32,6 +33,7 @@ from tests.conftest import new_postgres_server, stop_at_once
 
 TENANTS = ("ants", "bees", "cats")
 #: So that nothing takes minutes that takes seconds here: some twenty attempts in two minutes.
+_DISK_MB = 512
 _SCHEDULE = ",".join(["0.3", "0.6", "1", "2", "3", "4", *["5"] * 20])
 
 
@@ -53,6 +55,7 @@ class System:
         self.failpoints.mkdir()
         self.data = self.folder / "data"
         self.keeper: Keeper | None = None
+        self.disk = False  # whether the data lies on a file system that may be filled
         self.keys = {tenant: new_token() for tenant in TENANTS}
         self.admin_key = new_token()
 
@@ -65,6 +68,8 @@ class System:
         """Until it is ready."""
         models.write(self.folder / "models")
         self.data.mkdir(exist_ok=True)
+        if self.postgres is None:
+            self.disk = self._mount()
         upgrade(self.database_url)
         database = Database.open(self.database_url)
         for tenant, token in self.keys.items():
@@ -101,8 +106,47 @@ class System:
             self.keeper = Keeper(command, environ | more, self.folder / "worker.log")
             self._cleanup.callback(self.keeper.close)
 
+    def _mount(self) -> bool:
+        """A small file system for the data, where this process may mount one: root may, few others."""
+        size = f"size={_DISK_MB}m"
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(self.data)], stderr=subprocess.DEVNULL
+        )
+        if mounted.returncode:
+            return False
+        self._cleanup.callback(lambda: subprocess.run(["umount", "--lazy", str(self.data)], check=False))
+        return True
+
     def close(self) -> None:
         self._cleanup.close()
+
+    def restart(self) -> None:
+        """As when the power fails, but for the disk: `up` is killed, and all its parts die with it."""
+        self.headway.process.kill()
+        self.headway.process.wait()
+        if self.headway.process.stdout is not None:
+            self.headway.process.stdout.close()
+        self.headway.process = self.headway.start()
+        self.headway.wait_ready()
+
+    def hold_lock(self, seconds: float) -> None:
+        """Nobody else writes meanwhile."""
+        if self.postgres is not None:
+            with self.postgres.connect(self.postgres.name) as connection, connection.transaction():
+                connection.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
+                time.sleep(seconds)
+            return
+        file = sqlite_module().connect(self.data / "headway.db", timeout=5, isolation_level=None)
+        file.execute("BEGIN IMMEDIATE")
+        time.sleep(seconds)
+        file.close()
+
+    def fill_disk(self, ballast: Path) -> None:
+        """To the last block."""
+        with ballast.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(65_536))
+                file.flush()
 
     def pids(self, part: str) -> list[int]:
         """Of api, worker, utility; of all device processes: `device`. Those that live now."""

@@ -11,16 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import psycopg
 import pytest
+import sqlalchemy
+from alembic.script import ScriptDirectory
 
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
 from headway.states import Status
 from headway.testing import new_prediction
 from headway.types import Outcome
+from storage import migrate
 from storage.engine import Database
-from storage.migrate import schema_current, upgrade
+from storage.migrate import head, schema_current, upgrade
 from storage.predictions import Finished, Predictions
 from storage.workers import Workers
 
@@ -31,6 +35,13 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/new folder/headway.db"
     url: str = request.getfixturevalue("empty_postgres_url")
     return url
+
+
+def migrate_to(database: Database, revision: str) -> None:
+    with database.write() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, revision)
 
 
 @contextlib.contextmanager
@@ -68,10 +79,47 @@ def test_processes_that_migrate_at_the_same_time_all_succeed(empty_url: str) -> 
         assert schema_current(database)
 
 
-def test_a_schema_of_another_version_is_not_current(database: Database) -> None:
-    with database.write() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    assert not schema_current(database)
+def test_a_newer_schema_is_current_for_as_old_code_as_it_says(database: Database) -> None:
+    for there, oldest, current in (
+        ("9999", "0007", True),
+        ("9999", head(), True),
+        ("9999", "9998", False),
+        ("0007", "0001", False),
+    ):
+        with database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{there}'")
+            connection.exec_driver_sql(f"UPDATE compatibility SET oldest = '{oldest}'")
+        assert schema_current(database) is current
+
+
+def tables(database: Database) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Table → column → (type, whether a row may be written that says nothing of it)."""
+    with database.read() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        return {
+            table: {
+                column["name"]: (str(column["type"]), column["nullable"] or column["default"] is not None)
+                for column in inspector.get_columns(table)
+            }
+            for table in inspector.get_table_names()
+        }
+
+
+def test_a_migration_takes_nothing_away_that_the_release_before_it_uses(empty_url: str) -> None:
+    with opened(empty_url) as database:
+        migrate_to(database, "0007")
+        before = tables(database)
+        script = ScriptDirectory.from_config(migrate._config())
+        for step in reversed(list(script.iterate_revisions("head", "0007"))):
+            migrate_to(database, step.revision)
+            after = tables(database)
+            with database.read() as connection:
+                serves_the_one_before = migrate.oldest(connection) <= str(step.down_revision)
+            assert serves_the_one_before, "what is taken away goes a release after the last code that uses it"
+            for table, columns in before.items():
+                assert {name: after[table][name] for name in columns} == columns
+                assert all(omissible for name, (_, omissible) in after[table].items() if name not in columns)
+            before = after
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Run:
             status, error = next(iter(answers.ENDS[kind]))
             output = answers.answer(number) if status == "succeeded" else None
             asked = {"key": key, "model": "steady", "kind": kind, "n": number, "hook": hook, "events": events}
+            asked["expires"] = False
             self.call("submit", tenant, None, {"type": "info", "error": "ReadError"}, **asked)
             self.call("submit", tenant, None, self.sight(id_, "queued", 1), **asked)
             if "started" in events:
@@ -60,8 +61,10 @@ class Run:
         self.history.append({"t": 1.0, "type": "fault", "phase": "begin", "name": "worker killed"})
         # A caller who gave up, and what became of it all the same.
         asked = {"key": "k5", "model": "steady", "kind": "good", "n": 5, "hook": None, "events": []}
+        asked["expires"] = False
         self.call("submit", "cats", None, {"type": "info", "error": "ReadError"}, **asked)
         self.row("p5", "cats", "k5", "succeeded", 3, answers.answer(5), None, [])
+        self.batch()
         ended = "headway_predictions_ended_total|model=steady|status=succeeded|version=1"
         size = "headway_batch_size_sum|model=steady|version=1"
         self.metrics: dict[str, Any] = {
@@ -152,15 +155,30 @@ class Run:
                 "log": log,
                 "queued": False,
                 "deleted": False,
+                "batch": None,
+                "line": None,
             }
         )
+
+    def batch(self) -> None:
+        """One of two lines, with its webhook."""
+        asked = {"key": "k6", "model": "steady", "n": 7, "count": 2, "hook": "good"}
+        self.call("batch", "ants", None, {"type": "ok", "http": 202, "id": "b1", "status": "in_progress"}, **asked)
+        lines = [[line, f"c{line + 6}", answers.answer(line + 6)] for line in (1, 2)]
+        self.call("results", "ants", "b1", {"type": "ok", "http": 200, "lines": lines})
+        self.told("good", "b1", "batch.completed", "b1-4", "completed", 4)
+        row = {"table": "batches", "id": "b1", "tenant": "ants", "key": "k6", "status": 3, "total": 2, "succeeded": 2}
+        self.sql.append(row)
+        for line in (1, 2):
+            self.row(f"i{line}", "ants", "", "succeeded", 3, answers.answer(line + 6), None, [])
+            self.of(f"i{line}").update(batch="b1", line=line)
 
     def of(self, id_: str) -> dict[str, Any]:
         """The row of a prediction."""
         return next(row for row in self.sql if row["table"] == "predictions" and row["id"] == id_)
 
     def last_read(self, id_: str) -> dict[str, Any]:
-        return [one for one in self.history if one["type"] == "ok" and one["id"] == id_][-1]
+        return [one for one in self.history if one["type"] == "ok" and one.get("id") == id_][-1]
 
 
 def _found(run: Run) -> set[str]:
@@ -197,6 +215,7 @@ def _doubled(run: Run) -> None:
 
 def _doubled_for_the_caller(run: Run) -> None:
     asked = {"key": "k1", "model": "steady", "kind": "good", "n": 1, "hook": "good", "events": ["started", "completed"]}
+    asked["expires"] = False
     run.call("submit", "ants", None, run.sight("p5", "queued", 1), **asked)
 
 
@@ -309,6 +328,26 @@ def _broken(run: Run) -> None:
     run.history.append({"t": 1.0, "type": "broken", "error": "AssertionError()"})
 
 
+def _item_lost(run: Run) -> None:
+    run.sql.remove(run.of("i2"))
+
+
+def _item_doubled(run: Run) -> None:
+    run.sql.append(run.of("i2") | {"id": "i3"})
+
+
+def _items_crossed(run: Run) -> None:
+    run.of("i1")["output"], run.of("i2")["output"] = run.of("i2")["output"], run.of("i1")["output"]
+
+
+def _results_cut(run: Run) -> None:
+    next(one for one in run.history if "lines" in one)["lines"].pop()
+
+
+def _batch_untold(run: Run) -> None:
+    run.received[:] = [one for one in run.received if one["id"] != "b1"]
+
+
 PLANTED: list[tuple[str, Callable[[Run], None]]] = [
     ("lost", _lost),
     ("lost", _stuck),
@@ -344,6 +383,11 @@ PLANTED: list[tuple[str, Callable[[Run], None]]] = [
     ("answers", _impatient),
     ("answers", _locked_out),
     ("harness", _broken),
+    ("lost", _item_lost),
+    ("doubled", _item_doubled),
+    ("wrong", _items_crossed),
+    ("wrong", _results_cut),
+    ("webhook missing", _batch_untold),
 ]
 
 
@@ -364,6 +408,14 @@ def test_an_end_may_change_by_an_explicit_retry_and_is_then_told_of_again() -> N
     run.call("read", "bees", "p2", run.sight("p2", "failed", 7, None, "model_error"))
     run.told("flaky", "p2", "prediction.failed", "p2-7", "failed", 7, None, "model_error")
     run.of("p2").update(revision=7, attempt=2, log=[[1, 20], [4, 30], [0, 35]])
+    assert _found(run) == set()
+
+
+def test_what_its_owner_has_deleted_may_be_gone() -> None:
+    run = Run()
+    run.call("delete", "ants", "p1", {"type": "ok", "http": 204})
+    run.call("read", "ants", "p1", {"type": "fail", "http": 410, "problem": "prediction_purged"})
+    run.of("p1").update(deleted=True, output=None, revision=6)
     assert _found(run) == set()
 
 
