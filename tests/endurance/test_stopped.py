@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from headway.running import RunningHeadway
+from headway.running import RunningHeadway, gone
 from headway.testing import wait_until
 from tests.receiver import Receiver
 
@@ -21,6 +21,62 @@ class Echo(Model):
     def predict(self, inputs):
         return inputs
 """
+
+
+#: Found by every Python of the system: a worker's event loop hangs once a file says so.
+PLANT = """
+import os, sys, threading, time
+
+WEDGE = os.environ.get("WEDGE", "")
+
+def plant():
+    while not hasattr(sys.modules.get("workers.intake"), "Intake"):
+        time.sleep(0.01)
+    intake = sys.modules["workers.intake"].Intake
+    tell = intake._tell
+
+    def hang(self, consumer):
+        try:
+            os.rename(WEDGE, WEDGE + ".done")
+        except OSError:
+            return tell(self, consumer)
+        time.sleep(1000)
+
+    intake._tell = hang
+
+if "\\0worker\\0" in open("/proc/self/cmdline").read():
+    threading.Thread(target=plant, daemon=True).start()
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_whose_loop_hangs_is_replaced(tmp_path: Path, postgres_url: str) -> None:
+    version = tmp_path / "models" / "echo" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(ECHO)
+    (tmp_path / "sitecustomize.py").write_text(PLANT)
+    wedge = tmp_path / "wedge"
+    path = os.pathsep.join(one for one in (str(tmp_path), os.environ.get("PYTHONPATH", "")) if one)
+    environ = {"PYTHONPATH": path, "WEDGE": str(wedge)}
+    with RunningHeadway(tmp_path, options=["--database-url", postgres_url], environ=environ) as headway:
+        pid = headway.pid_of("worker")
+        wedge.touch()
+        wait_until(lambda: not wedge.exists(), 10, "the worker's loop to hang")
+        began = time.monotonic()
+        wait_until(lambda: gone(pid), 90, "the worker to be gone")
+        left = time.monotonic() - began
+        another = headway.pid_of("worker", 30)
+        answer = httpx.post(
+            f"{headway.data_url}/v1/models/echo/predictions",
+            json={"input": 1},
+            headers={"Prefer": "wait=30"},
+            timeout=40,
+        )
+        assert answer.json()["output"] == 1
+        took = time.monotonic() - began
+        print(f"\na worker's loop hung: gone after {left:.1f} s, a prediction computed by another after {took:.1f} s")
+        assert another != pid
+        assert took <= WORST_S
 
 
 @pytest.mark.timeout(900)
