@@ -32,7 +32,7 @@ class PythonModel:
 
 def load(manifest: Manifest, context: Context) -> LoadedModel:
     read_sources_only(context.path)
-    cls = _entry(manifest.entry) if manifest.entry else _only_model(_import_file(context.path / "model.py"))
+    cls: Any = _entry(manifest.entry) if manifest.entry else _only_model(_import_file(context.path / "model.py"))
     if not issubclass(cls, Model):
         from workers.loaders import weights  # it is torch's, so torch has been imported
 
