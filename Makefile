@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz check bench bench-webhooks bench-batch bench-growth audit clean
+.PHONY: help install demo test fuzz chaos endurance check bench bench-webhooks bench-batch bench-growth bench-overload audit clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,14 @@ test: test-install  ## the whole test suite
 fuzz: test-install  ## two thousand requests and more that OpenAPI allows or forbids
 	FUZZ_EXAMPLES=80 $(BIN)/python -m pytest tests/e2e/test_openapi_fuzz.py -s
 
+chaos: test-install  ## every step killed, failed and stalled; then faults under load on each store, and a checker's verdict
+	FAILPOINTS=all $(BIN)/python -m pytest tests/e2e/test_failpoints.py -n 2 --dist loadgroup
+	$(BIN)/python -m tests.chaos --store postgresql --seconds 600 --predictions 21000
+	$(BIN)/python -m tests.chaos --store sqlite --seconds 300 --predictions 6000
+
+endurance: test-install  ## the long proofs: kills, zombies, poison, leaks (ENDURANCE=0.1 for a tenth)
+	ALL_PLANTS=1 $(BIN)/python -m pytest -s tests/endurance tests/integration/test_watchdogs.py
+
 check: test-install  ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +66,9 @@ bench-batch: demo-install  ## a file through `headway batch` beside a bare loop,
 
 bench-growth: test-install  ## the store full beside the store empty, on SQLite and PostgreSQL
 	$(BIN)/python bench/growth.py
+
+bench-overload: test-install  ## three times capacity for two minutes, 2,000 slow connections, a crowd of 2,000
+	$(BIN)/python -m bench.overload
 
 audit: $(VENV)/bin/python  ## known vulnerabilities of all that is pinned; asks pypi.org
 	$(PYTHON) -m venv $(VENV)/audit

@@ -18,6 +18,10 @@ from headway.clock import new_id
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
+#: Where the scope carries the connection, whose `expect_stream` lets a body take its time.
+CONNECTION = "headway.connection"
+
+
 class Disconnected(Exception):  # noqa: N818  (a fact about the client, not a failure of ours)
     """The client hung up before its body was complete; nobody is left to answer."""
 
@@ -25,7 +29,7 @@ class Disconnected(Exception):  # noqa: N818  (a fact about the client, not a fa
 class Call:
     """What an endpoint may know of a request."""
 
-    __slots__ = ("headers", "key", "params", "path", "query", "receive", "request_id", "tenant")
+    __slots__ = ("_connection", "headers", "key", "params", "path", "query", "receive", "request_id", "tenant")
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Call:
         tenant: str,
         key: str | None = None,
     ) -> None:
+        self._connection = scope.get(CONNECTION)
         self.headers = headers
         self.key = key  # the first characters of the caller's
         self.params = params
@@ -48,7 +53,9 @@ class Call:
         self.tenant = tenant
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes, of any length. Raises Disconnected where it ends before it is complete."""
+        """The body as it comes, of any length and at its own pace. Raises Disconnected where it ends too early."""
+        if self._connection is not None:
+            self._connection.expect_stream()
         more = True
         while more:
             message = await self.receive()

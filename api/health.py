@@ -14,24 +14,37 @@ async def health(service: Service, call: Call) -> Answer:
 
 
 async def ready(service: Service, call: Call) -> Answer:
-    """200 while SQL can be reached and its schema is current: then submissions are accepted, whatever else is down."""
-    checks: dict[str, object] = {"sql": "up", "broker": "up" if service.waiting.subscribed else "down"}
+    """200 while SQL can be reached and its schema is current: then submissions are accepted, whatever else is down.
+
+    `checks` says of each part what is known of it now: `sql` and `broker` (up, down), `schema` (current, not current),
+    `workers` (live; late, whose beat stands still; how old the oldest beat is), `utility` (whether anybody
+    reconciles) and each model by the state of its latest version. `degraded`: not all of it is well.
+    """
+    broker = "up" if service.waiting.subscribed else "down"
+    checks: dict[str, object] = {"sql": "up", "broker": broker}
     if service.draining:
         raise Problem.unavailable("This process is stopping.", members={"checks": checks})
     try:
-        if not await service.threads.run(lambda: schema_current(service.database)):
-            checks["sql"] = "schema is not current"
+        current = await service.threads.run(lambda: schema_current(service.database))
+        checks["schema"] = "current" if current else "not current"
+        if not current:
             raise Problem.unavailable("The schema is not current: run `headway migrate`.", members={"checks": checks})
-        beats = await service.threads.run(service.workers.beats)
+        await service.beats.refresh()
         await service.access.refresh()
         await service.registry.refresh()
     except StorageUnavailable as error:
         checks["sql"] = "down"
         raise Problem.unavailable("The database cannot be reached now.", members={"checks": checks}) from error
+    workers, utility = service.beats.workers(), service.beats.utility()
     models = {view.name: view.versions[view.latest].state for view in service.registry.views.values()}
-    checks |= {"workers": len(beats), "models": models}
-    degraded = checks["broker"] == "down" or not beats or "failed" in models.values()
-    return json_answer({"status": "degraded" if degraded else "ready", "checks": checks})
+    checks |= {"workers": workers, "utility": utility, "models": models}
+    well = (
+        broker == "up"
+        and workers["live"] > workers["late"]
+        and utility["state"] == "up"
+        and "failed" not in models.values()
+    )
+    return json_answer({"status": "ready" if well else "degraded", "checks": checks})
 
 
 async def problem(service: Service, call: Call) -> Answer:

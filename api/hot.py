@@ -12,6 +12,7 @@ asked of the route that was matched.
 import asyncio
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,9 @@ class Front:
         self._open = re.compile("|".join(map(_pattern, open_paths)) or r"(?!)")
         self._patterns = [(endpoint, re.compile(_pattern(endpoint.path))) for endpoint in hot]
         self._matches: dict[tuple[str, str], _Match | None] = {}
+        # Whoever waits holds a connection: half of all is one tenant's share.
+        self._most_each = max(1, service.settings.max_connections // 2)
+        self._serving: defaultdict[str, int] = defaultdict(int)  # requests under way of each tenant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,6 +66,7 @@ class Front:
         headers = single_headers(scope["headers"])
         send = self._sites.sharing(headers, send)
         match = self._match(scope["method"], scope["path"])
+        caller: Caller | None = None
         passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers} if match is None else {}
         answer: Answer | Streamed | None
         try:
@@ -69,25 +74,47 @@ class Front:
             if match is None:
                 answer = self._sites.preflight(scope, headers)
                 if answer is None and self._open.fullmatch(scope["path"]) is None:
-                    passed[CALLER] = self._caller(scope, headers)
+                    caller = passed[CALLER] = self._enter(scope, headers)
             else:
                 endpoint, params = match
-                caller = self._caller(scope, headers)
+                caller = self._enter(scope, headers)
                 caller.must(endpoint.scope)
                 call = Call(scope, receive, params, id_, headers=headers, tenant=caller.tenant)
                 answer = await endpoint.function(self._service, call)
         except Disconnected:
+            self._leave(caller)
             return
         except asyncio.CancelledError:  # the server's patience with what is in flight is over
             answer = problems.answer(Problem.unavailable("The API is stopping."), path=scope["path"], request_id=id_)
         except Exception as error:
             answer = problems.answer(error, path=scope["path"], request_id=id_)
-        if answer is None:
-            await self._pass_on(passed, receive, send, id_)
-            return
-        assert isinstance(answer, Answer)  # what takes long to send is not hot
-        metrics.count_request("other" if match is None else match[0].path, answer.status)
-        await answer.send(send, id_)
+        try:
+            if answer is None:
+                await self._pass_on(passed, receive, send, id_)
+                return
+            assert isinstance(answer, Answer)  # what takes long to send is not hot
+            metrics.count_request("other" if match is None else match[0].path, answer.status)
+            await answer.send(send, id_)
+        finally:
+            self._leave(caller)
+
+    def _enter(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+        """Who calls, from now on among those who are being served. Raises Problem."""
+        caller = self._caller(scope, headers)
+        serving = self._serving[caller.tenant]
+        if serving >= self._most_each:
+            metrics.refused("rate_limited")
+            raise Problem(
+                "rate_limited",
+                f"{serving} requests of this tenant are under way, and this API process serves no more at once.",
+                headers=((b"retry-after", b"1"),),
+            )
+        self._serving[caller.tenant] = serving + 1
+        return caller
+
+    def _leave(self, caller: Caller | None) -> None:
+        if caller is not None:
+            self._serving[caller.tenant] -= 1
 
     def _caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
         if len(headers) != len(scope["headers"]):

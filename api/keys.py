@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from api.answers import Answer, json_answer
 from api.exchange import Call, query_parameters
+from api.ownership import id_of
 from api.problems import Problem
 from api.requests import read_body
 from api.service import Service
@@ -74,7 +75,8 @@ async def list_keys(service: Service, call: Call) -> Answer:
 async def revoke_key(service: Service, call: Call) -> Answer:
     """204, also when it was revoked before. This process refuses it from now on, others within seconds."""
     query_parameters(call.query, {})
-    if not await service.threads.run(lambda: service.keys.revoke(call.params["id"])):
+    id_ = id_of(call, "not_found")
+    if not await service.threads.run(lambda: service.keys.revoke(id_)):
         raise Problem("not_found", "There is no key of this id.")
     await service.access.refresh()
     return Answer(204, b"", ())

@@ -27,6 +27,7 @@ _CALLERS_FAULT = (ItemCode.INVALID_INPUT, ItemCode.OUTPUT_INVALID)
 
 async def predict(service: Service, call: Call) -> Answer:
     """200 with all outputs, or a problem that lists the instances without one."""
+    service.submitter.check_room()
     query_parameters(call.query, {})
     wait = preferred_wait(call.headers.get(b"prefer", b""))
     target = await service.registry.resolve(call.params["model"], call.params.get("version"), call.params.get("alias"))
@@ -37,7 +38,7 @@ async def predict(service: Service, call: Call) -> Answer:
     if any(len(row.body) > LARGE for row in rows):
         rows = [await inputs.kept(service, row) for row in rows]
     ids = [row.id for row in rows]
-    waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive)
+    waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive, grace=True)
     try:
         if len(rows) == 1:
             await service.submitter.submit(rows[0], target.at_most)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from api import idempotency, inputs, outputs, tracing
 from api.answers import Answer, Headers
-from api.exchange import Call, etag_matches, preference_applied, preferred_wait, query_parameters
+from api.exchange import Call, Disconnected, etag_matches, preference_applied, preferred_wait, query_parameters
 from api.ownership import id_of, own
 from api.problems import Problem
 from api.raw import media_type, read_raw, refusal
@@ -31,6 +31,7 @@ _REPLAYED = (b"idempotency-replayed", b"true")
 
 async def create(service: Service, call: Call) -> Answer:
     """202 once the row is committed; with `Prefer: wait`, 200 if it ends in time."""
+    service.submitter.check_room()
     media = media_type(call.headers.get(b"content-type", b""))
     if media is None:
         query_parameters(call.query, {})
@@ -60,7 +61,7 @@ async def create(service: Service, call: Call) -> Answer:
         tracing.accepted(call, (row.id,))
         service.shadows.copy(row, submission.input, submission.value)
         return _created(service, accepted(row, position), wait)
-    waiter = service.waiting.register((row.id,), wait)
+    waiter = service.waiting.register((row.id,), wait, receive=call.receive)
     try:
         position = await service.submitter.submit(row, target.at_most)
         if isinstance(position, Held):
@@ -70,6 +71,8 @@ async def create(service: Service, call: Call) -> Answer:
         await waiter.wait()
     finally:
         waiter.close()
+    if waiter.hung_up:
+        raise Disconnected
     return _created(service, await current(service, waiter, accepted(row, position)), wait)
 
 
@@ -211,7 +214,7 @@ async def read(service: Service, call: Call) -> Answer:
 
 async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, wait: int) -> Prediction:
     # Registered before it is read: what happens in between is not missed.
-    waiter = service.waiting.register((id_,), wait)
+    waiter = service.waiting.register((id_,), wait, receive=call.receive)
     try:
         row = await own(service, call, id_)
         if known is None:
@@ -224,4 +227,6 @@ async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, 
         await waiter.wait()
     finally:
         waiter.close()
+    if waiter.hung_up:
+        raise Disconnected
     return await current(service, waiter, row)

@@ -80,6 +80,11 @@ TABLE: dict[str, tuple[int, str, str]] = {
         "Not acceptable",
         "The output cannot be given so. GET /v1/predictions/{id}/output without Accept gives it as it is.",
     ),
+    "request_timeout": (
+        408,
+        "Request timeout",
+        "The request came too slowly: its headers within 10 s, its body at 1 kB/s at least, that of a batch at 10 B/s.",
+    ),
     "already_terminal": (
         409,
         "Already terminal",
@@ -163,7 +168,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "headers_too_large": (
         431,
         "Request header fields too large",
-        "The headers together are over 64 kB.",
+        "The headers together are over 64 kB, or they are more than 100.",
     ),
     "internal_error": (
         500,
@@ -194,6 +199,7 @@ _CODES_BY_STATUS = {
     400: "malformed_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "payload_too_large",
     414: "uri_too_long",
     415: "unsupported_media_type",

@@ -195,6 +195,7 @@ def _decode(decoder: msgspec.json.Decoder[_Body], data: bytes) -> _Body:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         _decode_input(data, data)  # a body that is broken further on is malformed, whatever else is wrong with it
+        _check_depth(data)
         raise misfit(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse(data, error)

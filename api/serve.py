@@ -11,6 +11,7 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -19,10 +20,12 @@ from collections.abc import Iterator, Mapping
 import uvicorn
 
 from api.app import control_app, data_app
+from api.patience import House, Limits
 from api.protocol import Protocol
 from api.service import Service
 from headway import interpreter, stopping
 from headway.errors import SettingsError, StorageUnavailable
+from headway.pulse import Pulse
 from headway.settings import Settings, integer
 from storage.keys import Keys
 
@@ -37,9 +40,28 @@ _IN_FLIGHT_S = 6.0
 #: What is still open then is canceled.
 _GRACE_S = 8
 
+#: An event loop that does not turn for so long is stuck.
+_DEAF_S = 30.0
+#: Connections to the control port.
+_OPERATORS = 512
+#: Files besides the connections to the data port: those of operators, SQL, Redis, blobs.
+_OTHER_FILES = 1024
+
+
+class _Config(uvicorn.Config):
+    house: House  # for `Protocol`
+
 
 class _Server(uvicorn.Server):
     """Signals are this module's business: two servers in one process cannot both take them."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        assert isinstance(self.config, _Config)
+        watching = asyncio.create_task(self.config.house.watch(self.server_state.connections))  # type: ignore[arg-type]
+        try:
+            await super().serve(sockets)
+        finally:
+            watching.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -124,7 +146,11 @@ def require_keys(keys: Keys, host: str, *, insecure: bool) -> None:
 
 async def serve(service: Service, data: socket.socket, control: socket.socket) -> None:
     """Until a signal, then drains."""
-    servers = [_server(data_app(service), lifespan="on"), _server(control_app(service), lifespan="off")]
+    data_limits, control_limits = _limits(service.settings)
+    servers = [
+        _server(data_app(service), data_limits, lifespan="on"),
+        _server(control_app(service), control_limits, lifespan="off"),
+    ]
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -134,6 +160,7 @@ async def serve(service: Service, data: socket.socket, control: socket.socket) -
         for server, listening in zip(servers, (data, control), strict=True)
     ]
     stop = asyncio.create_task(stopped.wait())
+    living = asyncio.create_task(_live())
     try:
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
         if stopped.is_set():
@@ -143,13 +170,36 @@ async def serve(service: Service, data: socket.socket, control: socket.socket) -
             await asyncio.sleep(_NOTICE_S)
     finally:
         stop.cancel()
+        living.cancel()
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
 
 
-def _server(app: object, *, lifespan: str) -> _Server:
-    config = uvicorn.Config(
+async def _live() -> None:
+    """The loop turns: else this process is ended, by itself or by whoever started it."""
+    pulse = Pulse()
+    while True:
+        pulse.beat()
+        stopping.goes_on(_DEAF_S)
+        await asyncio.sleep(1.0)
+
+
+def _limits(settings: Settings) -> tuple[Limits, Limits]:
+    """Of the data port and of the control port. As many files may be open as this needs, if the system lets us."""
+    wanted = settings.max_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("the system lets this process open %d files, so it takes fewer connections", most)
+    data = min(settings.max_connections, max(most - _OTHER_FILES, most // 2))
+    return tuple(Limits(most=each, read_s=settings.read_timeout_s) for each in (data, min(data, _OPERATORS)))  # type: ignore[return-value]
+
+
+def _server(app: object, limits: Limits, *, lifespan: str) -> _Server:
+    config = _Config(
         app,  # type: ignore[arg-type]
         http=Protocol,
         ws="none",
@@ -158,7 +208,7 @@ def _server(app: object, *, lifespan: str) -> _Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here depends on who a proxy says is calling
-        timeout_keep_alive=75,  # longer than the clients and balancers that keep connections
         timeout_graceful_shutdown=_GRACE_S,
     )
+    config.house = House(limits)
     return _Server(config)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from api.access import Access
+from api.beats import Beats
 from api.capacity import Capacity
 from api.overview import Overview
 from api.places import Places
@@ -65,6 +66,7 @@ class Service:
         self.classes = Classes(self.tenants, self.threads)
         self.places = Places(self.predictions, self.tenants, self.registry)
         self.keys = Keys(self.database)
+        self.beats = Beats(self.workers)
         self.access = Access(self.keys, bootstrap_key=settings.bootstrap_key)
         self.draining = False
         self.publisher: Publisher
@@ -99,6 +101,7 @@ class Service:
         for duty in (
             self.access.run,
             self.registry.run,
+            self.beats.run,
             self.submitter.run,
             self.shadows.run,
             self.publisher.run,
@@ -142,6 +145,7 @@ class Service:
         self.reader.close()
         self.registry.close()
         self.access.close()
+        self.beats.close()
         self.overview.close()
         self.threads.close()
         self.uploads.close()

@@ -53,6 +53,7 @@ class Waiter:
         "deadline",
         "ended",
         "future",
+        "grace",
         "hung_up",
         "present",
         "reads",
@@ -73,6 +74,7 @@ class Waiter:
         unlike: tuple[int, str | None] | None,
         receive: Receive | None,
         until_report: bool,
+        grace: bool,
     ) -> None:
         self._waiting = waiting
         self.remaining = set(ids)
@@ -81,6 +83,7 @@ class Waiter:
         self.unlike = unlike
         self.receive = receive
         self.until_report = until_report
+        self.grace = grace
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: dict[str, Ended | None] = {}  # None: it ended, and only SQL has all of it
         self.present: dict[str, Prediction] = {}  # rows as SQL last showed them
@@ -161,13 +164,15 @@ class Waiting:
         unlike: tuple[int, str | None] | None = None,
         receive: Receive | None = None,
         until_report: bool = False,
+        grace: bool = False,
     ) -> Waiter:
         """`unlike`: wait until (revision, claim) differs, else for the end. `receive`: notice when the caller hangs up.
 
-        `until_report`: wait no longer than until one may have come. The caller must `wait` or `close`.
+        `until_report`: wait no longer than until one may have come. `grace`: when the API stops, wait a little longer.
+        The caller must `wait` or `close`.
         """
         now = asyncio.get_running_loop().time()
-        waiter = Waiter(self, ids, now, 0 if self.stopping else timeout_s, unlike, receive, until_report)
+        waiter = Waiter(self, ids, now, 0 if self.stopping else timeout_s, unlike, receive, until_report, grace)
         for id_ in waiter.remaining:
             waiters = self._by_id.get(id_)
             if waiters is None:
@@ -195,7 +200,7 @@ class Waiting:
         self.stopping = True
         now = asyncio.get_running_loop().time()
         for waiter in {waiter for waiters in self._by_id.values() for waiter in waiters}:
-            waiter.deadline = min(waiter.deadline, now if waiter.receive is None else now + within_s)
+            waiter.deadline = min(waiter.deadline, now + within_s if waiter.grace else now)
             self._schedule(waiter)
 
     # --- notices

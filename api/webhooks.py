@@ -43,7 +43,8 @@ async def deliveries_of(service: Service, call: Call, id_: str) -> Answer:
 async def redeliver(service: Service, call: Call) -> Answer:
     """202 and the delivery, which is due now; one that is under way stays as it is."""
     query_parameters(call.query, {})
-    one = await service.threads.run(lambda: service.deliveries.redeliver(call.params["id"], call.tenant))
+    id_ = id_of(call, "delivery_not_found")
+    one = await service.threads.run(lambda: service.deliveries.redeliver(id_, call.tenant))
     if one is None:
         raise Problem("delivery_not_found", "There is no delivery of this id.")
     return json_answer(_body(one), 202)

@@ -77,6 +77,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0  # of one predict call
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    memory: _Whole | None = None  # bytes of main memory that a device process may hold; beyond them it is loaded anew
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +162,7 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
         raise ManifestError(f'[model] entry is {model.entry!r}, and should read "package.module:Class"')
     return Manifest(
         batching=batching,
-        limits=_section(config, "limits", Limits),
+        limits=_limits(config),
         inputs=inputs,
         outputs=outputs,
         policy=_policy(_section(config, "versions", _VersionsSection).policy),
@@ -240,6 +241,16 @@ def _refuse_unknown(where: str, raw: Mapping[str, Any], known: Iterable[str]) ->
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ManifestError(f"{where}{key!r} is not a known key; {hint}")
+
+
+def _limits(config: Mapping[str, Any]) -> Limits:
+    raw = config.get("limits", {})
+    if isinstance(raw, dict) and isinstance(raw.get("memory"), str):
+        try:
+            raw = {**raw, "memory": bytes_of(raw["memory"])}
+        except ValueError as error:
+            raise ManifestError(f"[limits] memory {error}") from error
+    return _section({"limits": raw}, "limits", Limits)
 
 
 def _memory(raw: int | str | None) -> int | None:

@@ -35,6 +35,8 @@ class Settings:
     admin_port: int = 8001
     max_body_bytes: int = 8 * 1024 * 1024
     max_batch_lines: int = 10_000_000
+    max_connections: int = 10_000  # of clients, to the data plane of one API process
+    read_timeout_s: int = 10  # for a request's headers, and for each stretch of its body
     flower_port: int = 0  # where the operator's page links to; 0: not known
     flower_url: str = ""  # the same where it is not a port beside the page's
     public_url: str = ""  # "" makes the paths in `urls` relative
@@ -48,6 +50,8 @@ class Settings:
     webhook_secret: str | None = None  # signs for tenants that have none in SQL
     blobs: str = ".headway/blobs"  # a folder or a URL of fsspec's, the same for all parts
     device_memory: int | None = None  # bytes that a worker may fill with models; None: what the device has
+    process_memory: int | None = None  # bytes that a device process may hold; None: as much as there is
+    silent_s: int = 20  # how long a duty of a process may show no sign of life before the process is replaced
     pin: bool = False  # a version whose files are not those it was registered with is refused
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
 
@@ -65,6 +69,8 @@ class Settings:
             admin_port=integer(env, "HEADWAY_ADMIN_PORT", 8001, 0, 65535),
             max_body_bytes=integer(env, "HEADWAY_MAX_BODY_BYTES", 8 * 1024 * 1024, 1, 1 << 40),
             max_batch_lines=integer(env, "HEADWAY_MAX_BATCH_LINES", 10_000_000, 1, 1 << 40),
+            max_connections=integer(env, "HEADWAY_MAX_CONNECTIONS", 10_000, 8, 1 << 20),
+            read_timeout_s=duration(env, "HEADWAY_READ_TIMEOUT", 10),
             flower_port=integer(env, "HEADWAY_FLOWER_PORT", 0, 0, 65535),
             flower_url=_web_address(env, "HEADWAY_FLOWER_URL"),
             public_url=env.get("HEADWAY_PUBLIC_URL", "").rstrip("/"),
@@ -78,6 +84,8 @@ class Settings:
             webhook_secret=webhook_secret(env),
             blobs=env.get("HEADWAY_BLOBS") or _beside(database_url),
             device_memory=size(env, "HEADWAY_DEVICE_MEMORY"),
+            process_memory=size(env, "HEADWAY_PROCESS_MEMORY"),
+            silent_s=duration(env, "HEADWAY_SILENT", 20),
             pin=env.get("HEADWAY_PIN", "") not in ("", "0"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
         )

@@ -15,6 +15,9 @@ import threading
 #: to kill it, and nobody knew why.
 LAST_S = 10.5
 
+_ending = False
+_lock = threading.Lock()  # of faulthandler's one timer
+
 
 def on_signals() -> threading.Event:
     """Set at the first SIGTERM or SIGINT, which from now on do nothing else. Once a process, by its main thread."""
@@ -37,5 +40,16 @@ def _listen(reading: socket.socket, writing: socket.socket, stopping: threading.
 
 
 def limit() -> None:
-    """For who hears of signals in another way: `LAST_S` from now."""
-    faulthandler.dump_traceback_later(LAST_S, exit=True)
+    """For who hears of signals in another way: `LAST_S` from now. Only the first time counts."""
+    global _ending
+    with _lock:
+        if not _ending:
+            _ending = True
+            faulthandler.dump_traceback_later(LAST_S, exit=True)
+
+
+def goes_on(within_s: float) -> None:
+    """To be said again within this time, or the process shows where it hangs and is ended: also if no Python runs."""
+    with _lock:
+        if not _ending:
+            faulthandler.dump_traceback_later(within_s, exit=True)

@@ -1,7 +1,8 @@
 """Keeps the parts of one machine's Headway alive, and takes them down in order.
 
-Its rules: a part that dies is started again, for ever; a part is gone only when its whole process group is; nothing
-outlives the supervisor (`launch.tether`). It knows nothing of what the parts are.
+Its rules: a part that dies, or has no pulse any more (`headway.pulse`), is started again, for ever; a part is gone only
+when its whole process group is; nothing outlives the supervisor (`launch.tether`). It knows nothing of what the parts
+are.
 
 One thread, asyncio. Each part has one task that starts its process, waits for its end and starts it again.
 """
@@ -18,6 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headway.pulse import VARIABLE
+
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.2
@@ -25,6 +28,11 @@ LONGEST_PAUSE_S = 5.0
 #: A part that lived this long was healthy: its next death is a new story and the pause starts small again.
 HEALTHY_S = 30.0
 PROBE_EVERY_S = 0.05
+#: A part without a pulse for so long is killed; before its first beat it has more time. Parts that are stuck inside end
+#: themselves earlier, and what is drained has the drain's time.
+SILENT_S = 30.0
+STARTING_S = 120.0
+_FEEL_EVERY_S = 1.0
 
 _TETHER = str(Path(__file__).with_name("tether.py"))
 
@@ -39,6 +47,9 @@ class Part:
     #: More environment, made anew for every start: an id that no two lives share.
     fresh: Callable[[], dict[str, str]] = dict
     pass_fds: Sequence[int] = ()
+    #: Whether it has a pulse, and how long that may be missed.
+    pulse: bool = False
+    silent_s: float = SILENT_S
     #: Whether it does its work now; may block for a second. The parts of the next group start when it has said yes.
     ready: Callable[[], bool] = lambda: True
     #: Told of each death, with what `fresh` gave that life. May raise: that is logged, and the part restarted anyway.
@@ -154,13 +165,17 @@ class _Keeper:
         while not self._stopping.is_set():
             fresh = self.part.fresh()
             began = time.monotonic()
+            pulse = _Pulse(self.part.silent_s) if self.part.pulse else None
             try:
-                self._process = await self._spawn(fresh)
+                self._process = await self._spawn(fresh, pulse)
             except OSError as error:  # no such program, no more processes
                 reason = str(error)
             else:
-                reason = await self._live(self._process)
+                reason = await self._live(self._process, pulse)
                 await self._report_death(fresh)
+            finally:
+                if pulse is not None:
+                    pulse.close()
             if self._stopping.is_set():
                 return
             if time.monotonic() - began >= HEALTHY_S:
@@ -175,23 +190,27 @@ class _Keeper:
             await _wait_at_most(self._stopping, pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def _spawn(self, fresh: Mapping[str, str]) -> Process:
+    async def _spawn(self, fresh: Mapping[str, str], pulse: "_Pulse | None") -> Process:
+        felt = {} if pulse is None else {VARIABLE: pulse.writing}
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", _TETHER, str(os.getpid()), *self.part.argv),
-            env={**self.part.environ, **fresh},
+            env={**self.part.environ, **fresh, **{name: str(fd) for name, fd in felt.items()}},
             stdin=DEVNULL,
             stdout=sys.stderr,  # stdout is the supervisor's own: one line
-            pass_fds=self.part.pass_fds,
+            pass_fds=[*self.part.pass_fds, *felt.values()],
             start_new_session=True,  # a group of its own, and no Ctrl-C from the terminal past the supervisor
         )
 
-    async def _live(self, process: Process) -> str:
+    async def _live(self, process: Process, pulse: "_Pulse | None") -> str:
         """Until nothing of the process group is left, by itself or because we stop it. Returns how it ended."""
         ended = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         probing = asyncio.create_task(self._probe())
+        silent = asyncio.create_task(asyncio.Event().wait() if pulse is None else pulse.missed())
         try:
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, stopping, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if silent.done() and not ended.done() and not stopping.done():
+                return f"had no pulse for {self.part.silent_s:g} s and was killed"
             if not ended.done():
                 process.terminate()
                 await asyncio.wait({ended}, timeout=max(0.0, self._deadline - time.monotonic()))
@@ -200,8 +219,9 @@ class _Keeper:
                     log.warning("%s did not stop in time and is killed", self.part.name)
         finally:
             _kill_group(process.pid)  # it, or the children it left behind
-            stopping.cancel()
-            probing.cancel()
+            for task in (stopping, probing, silent):
+                task.cancel()
+            await ended
         return _how_it_ended(await ended)
 
     async def _probe(self) -> None:
@@ -216,6 +236,38 @@ class _Keeper:
             await asyncio.to_thread(self.part.died, fresh)
         except Exception as error:  # whatever it was, the part must live again
             log.warning("the end of %s could not be recorded: %s", self.part.name, error)
+
+
+class _Pulse:
+    """What is heard of one life of a part."""
+
+    def __init__(self, silent_s: float) -> None:
+        self._silent_s = silent_s
+        self._reading, self.writing = os.pipe()
+        os.set_blocking(self._reading, False)
+
+    async def missed(self) -> bool:
+        """Returns once it has been missed for too long. A pause of ours starts the count again."""
+        heard_at = looked_at = time.monotonic()
+        most = max(STARTING_S, self._silent_s)
+        while time.monotonic() - heard_at < most:
+            await asyncio.sleep(_FEEL_EVERY_S)
+            now = time.monotonic()
+            if self._felt():
+                heard_at, most = now, self._silent_s
+            elif now - looked_at > 5 * _FEEL_EVERY_S:
+                heard_at = now
+            looked_at = now
+        return True
+
+    def _felt(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self._reading, 65_536))
+        return False
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self.writing)
 
 
 def _kill_group(pid: int) -> None:

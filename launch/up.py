@@ -13,16 +13,16 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
 from headway.manifest import scan
 from headway.registry import Version
-from headway.settings import bootstrap_key, size, webhook_secret
+from headway.settings import bootstrap_key, duration, size, webhook_secret
 from launch import addresses, devices, flower, lock
 from launch.embedded import EmbeddedValkey
 from launch.supervisor import Part, Supervisor
@@ -101,6 +101,8 @@ class _System:
         if self._valkey is not None:
             cleanup.callback(self._valkey.remove)
         self._environ = self._environment(database_url)
+        # Parts that are stuck inside end themselves after the time, and may take ten seconds to do so.
+        self._silent_s = duration(os.environ, "HEADWAY_SILENT", 20) + 10.0
         self._workers: dict[str, str] = {}  # device → the id of the worker that has it now
 
     async def run(self) -> int:
@@ -144,11 +146,14 @@ class _System:
                 "HEADWAY_LISTEN_ADMIN_FD": str(control),
             },
             pass_fds=(data, control),
+            pulse=True,
+            silent_s=self._silent_s,
             ready=self._accepts_predictions,
         )
 
     def _utility(self) -> Part:
-        return Part(name="utility", argv=_command("utility"), environ=self._watched(len(self._devices)))
+        environ = self._watched(len(self._devices))
+        return Part(name="utility", argv=_command("utility"), environ=environ, pulse=True, silent_s=self._silent_s)
 
     def _watched(self, nth: int) -> dict[str, str]:
         """The environment of a part with a /metrics of its own."""
@@ -166,6 +171,8 @@ class _System:
             environ=self._watched(nth),
             fresh=functools.partial(self._new_worker, device),
             died=self._mark_dead,
+            pulse=True,
+            silent_s=self._silent_s,
         )
 
     def _new_worker(self, device: str) -> dict[str, str]:
@@ -177,9 +184,12 @@ class _System:
         Workers(self._database).mark_dead(fresh["HEADWAY_WORKER_ID"])
 
     def _accepts_predictions(self) -> bool:
+        address = urlsplit(self._data_url)
         try:
-            return httpx.get(f"{self._data_url}/ready", timeout=2, trust_env=False).status_code == 200
-        except httpx.HTTPError:
+            with contextlib.closing(HTTPConnection(address.hostname or "", address.port, timeout=2)) as connection:
+                connection.request("GET", "/ready")
+                return connection.getresponse().status == 200
+        except (OSError, HTTPException):
             return False
 
     async def _announce(self) -> None:

@@ -91,6 +91,11 @@ class Database:
         with self._reading.connect() as connection:
             yield connection
 
+    def answers(self) -> None:
+        """Raises whatever the driver does, if a transaction is not to be had, or no turn of SQLite's. May hang."""
+        with self.write(durable=False) as connection:
+            connection.exec_driver_sql("SELECT 1")
+
     def run(self, connection: Connection, name: str, **parameters: Any) -> CursorResult[*tuple[Any, ...]]:
         """Executes a statement of `storage/sql` by its name."""
         return connection.exec_driver_sql(statements(self.dialect)[name], {"now": now_us(), **parameters})

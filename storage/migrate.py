@@ -4,27 +4,29 @@ Several processes may do it at once: the first does it, the others find it done.
 of the release before it running. It only adds (tables, columns that may be empty or have a default, indexes), and says
 in the table `compatibility` which is the oldest code that the schema still serves. What is no longer used is taken away
 a release later, which raises that.
+
+Alembic is imported where there is something to do: every process asks what the schema is, and few find it old.
 """
 
 import functools
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import alembic.command
-import alembic.config
-import sqlalchemy.exc
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+import sqlalchemy
 from sqlalchemy import Connection
 
 from headway.errors import StorageUnavailable
 from storage.engine import Database
 
+if TYPE_CHECKING:
+    import alembic.config
+
 log = logging.getLogger(__name__)
 
 _LOCK = 4_846_297_119  # any number that nobody else on the server locks
-
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 #: Whoever waits for a table keeps all others waiting behind it, readers too: so it is not waited for long, but often.
 _LOCK_WAIT_MS = 500
@@ -57,6 +59,8 @@ def _upgrade(database: Database) -> bool:
     """False: somebody else's transaction was in the way."""
     if schema_current(database):
         return True  # whoever may change no tables can say so, too
+    import alembic.command
+
     try:
         with database.write() as connection:
             if database.dialect == "postgresql":
@@ -82,7 +86,7 @@ def schema_current(database: Database) -> bool:
     def read() -> bool:
         with database.read() as connection:
             there, needed = revision(connection), head()
-            if there is None or needed is None or there <= needed:
+            if there is None or there <= needed:
                 return there == needed
             return oldest(connection) <= needed
 
@@ -97,17 +101,22 @@ def oldest(connection: Connection) -> str:
 
 def revision(connection: Connection) -> str | None:
     """What the database stands at; None for an empty one."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return found
 
 
 @functools.cache
-def head() -> str | None:
-    """What this version of the code needs."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+def head() -> str:
+    """What this version of the code needs: migrations are files in a row, each called after its revision."""
+    return max(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _config() -> alembic.config.Config:
+def _config() -> "alembic.config.Config":
+    import alembic.config
+
     config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

@@ -134,6 +134,16 @@ class Workers:
 
         self._database.retrying(once)
 
+    def lease_left(self, name: str) -> float | None:
+        """Seconds until it runs out, negative once it has, by the database's clock; None if nobody ever held it."""
+
+        def once() -> float | None:
+            with self._database.read() as connection:
+                left = self._database.run(connection, "lease_left", lease=name).scalar()
+            return None if left is None else left / 1e6
+
+        return self._database.retrying(once)
+
     def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Whether `holder` has this lease now, for so long. It spares double work; nothing is unsafe without it."""
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from headway.clock import new_id
 from headway.testing import wait_until
 from launch.embedded import EmbeddedValkey
 from storage.engine import Database
 from storage.migrate import upgrade
+from tests.postgres import Databases, create
 
 # A shell that starts the suite in the background ignores it, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,47 +90,51 @@ def second_postgres_server() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def _postgres_template(postgres_server: Any) -> str:
-    name = "headway_template"
-    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    name = create(postgres_server, "template1")
     upgrade(postgres_server.get_uri(name))
     return name
+
+
+@pytest.fixture(scope="session")
+def _postgres_databases(postgres_server: Any, _postgres_template: str) -> Databases:
+    return Databases(postgres_server, _postgres_template)
 
 
 @pytest.fixture
 def empty_postgres_url(postgres_server: Any) -> str:
     """A database of this test's own, without tables."""
-    return _new_postgres_database(postgres_server, "template1")
-
-
-@pytest.fixture
-def postgres_url(postgres_server: Any, _postgres_template: str) -> str:
-    """A migrated database of this test's own."""
-    return _new_postgres_database(postgres_server, _postgres_template)
-
-
-def _new_postgres_database(server: Any, template: str) -> str:
-    """It goes when the server goes: to drop it would cost a checkpoint."""
-    name = f"test_{new_id()}"
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-    url: str = server.get_uri(name)
+    url: str = postgres_server.get_uri(create(postgres_server, "template1"))
     return url
 
 
+@pytest.fixture
+def new_postgres_url(postgres_server: Any, _postgres_template: str) -> str:
+    """A migrated database that nobody had before: for tests of how much work PostgreSQL does."""
+    url: str = postgres_server.get_uri(create(postgres_server, _postgres_template))
+    return url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Any, _postgres_databases: Databases) -> Iterator[str]:
+    """A migrated database of this test's own."""
+    name = _postgres_databases.lend()
+    yield postgres_server.get_uri(name)
+    _postgres_databases.take_back(name)
+
+
 @pytest.fixture(scope="session")
-def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file, to be copied."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
     upgrade(f"sqlite:///{file}")
     return file
 
 
 @pytest.fixture
-def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     """A migrated file of this test's own."""
     file = tmp_path / "headway.db"
-    shutil.copy(_sqlite_template, file)
+    shutil.copy(sqlite_template, file)
     return f"sqlite:///{file}"
 
 

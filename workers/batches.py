@@ -29,6 +29,7 @@ from storage.models import Models
 from workers import metrics
 from workers.marks import PATIENCE_S
 from workers.publisher import Publisher
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +105,12 @@ class BatchKeeper:
         self._lines: dict[str, _Line] = {}
         self._watches: dict[str, _Watch] = {}
         self._at_most: dict[tuple[str, str], int] = {}
+        self.life = Life("who looks after batches")
 
     def run(self, stopping: threading.Event) -> None:
         pause = _IDLE_S
         while not stopping.wait(pause):
+            self.life.goes_on()
             try:
                 pause = _BUSY_S if self.step() else _IDLE_S
             except StorageUnavailable as error:
@@ -121,6 +124,7 @@ class BatchKeeper:
         self._watches = {batch.id: self._watches.get(batch.id) or _Watch() for batch in batches}
         self._feed([batch for batch in batches if batch.status is BatchStatus.IN_PROGRESS and batch.ending is None])
         for batch in batches:
+            self.life.goes_on()
             watch = self._watches[batch.id]
             if batch.ending is not None:
                 self._end(batch, watch)

@@ -29,7 +29,7 @@ from headway.errors import ManifestError
 from headway.manifest import Manifest, digest_of
 from headway.model import Context, Item
 from headway.types import Outcome
-from workers import frames
+from workers import accelerator, frames
 from workers.loaders import LoadedModel, Unloadable, load
 from workers.reporter import Hearing, Part, Reporter
 
@@ -141,27 +141,17 @@ class Device:
         )
         try:
             answer = self.model.predict(inputs, context)
-            self._synchronize()
+            accelerator.synchronize()
         except Exception as error:
-            self._check_accelerator(error)
+            verdict = accelerator.verdict(error, self._context.device)
+            if verdict is not None:
+                raise (Gone if verdict == "gone" else Fatal)(outcomes.describe(error)) from error
             raise
         return answer
 
-    def _synchronize(self) -> None:
-        """Kernels run behind the call; what goes wrong in them should be this call's error, and their time its time."""
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.synchronize()
 
-    def _check_accelerator(self, error: Exception) -> None:
-        """After some errors of CUDA (a device-side assert) every later call fails: only a new process helps."""
-        torch = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_initialized() or not isinstance(error, torch.AcceleratorError):
-            return
-        try:
-            torch.cuda.synchronize()
-        except Exception:
-            raise Fatal(outcomes.describe(error)) from error
+class Gone(Fatal):
+    """The device itself is lost, and not by what was computed."""
 
 
 def _load(order: frames.Load, connection: Connection) -> Device | None:
@@ -252,7 +242,7 @@ def _serve(device: Device, orders: "_Orders") -> None:
             settled, too_many = device.run(call)
         except Fatal as error:
             logger.critical("the accelerator is lost to this process: %s", error)
-            os._exit(1)
+            os._exit(accelerator.LOST if isinstance(error, Gone) else 1)
         failpoints.hit("compute.end")
         try:
             orders.reply(frames.Reply(call.call_id, settled, too_many))

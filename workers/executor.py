@@ -24,10 +24,20 @@ from pathlib import Path
 
 from headway import failpoints
 from headway.manifest import Manifest
-from workers import frames
+from workers import accelerator, frames
 from workers.frames import Loaded, Reply, Said
 
-__all__ = ["DeviceHung", "DeviceLost", "DiedLoading", "Executor", "LoadFailed", "Loaded", "Reply", "Said"]
+__all__ = [
+    "AcceleratorLost",
+    "DeviceHung",
+    "DeviceLost",
+    "DiedLoading",
+    "Executor",
+    "LoadFailed",
+    "Loaded",
+    "Reply",
+    "Said",
+]
 
 _ROOT = Path(__file__).resolve().parent.parent
 #: -P and the path at the end: neither the working folder nor a model's folder can stand in for our packages.
@@ -51,6 +61,10 @@ class DiedLoading(LoadFailed):
 
 class DeviceLost(Exception):  # noqa: N818
     """The device process is gone, and with it every call in flight."""
+
+
+class AcceleratorLost(DeviceLost):
+    """The same, and not for what was computed: the device itself is gone, or broken."""
 
 
 class DeviceHung(Exception):  # noqa: N818
@@ -213,7 +227,7 @@ class Executor:
             try:
                 self._connection.send_bytes(frame)
             except OSError as error:
-                raise DeviceLost(self._ending()) from error
+                raise self._lost() from error
         self._send_cancels()
 
     def _send_cancels(self) -> None:
@@ -249,7 +263,7 @@ class Executor:
         if self._connection in ready:
             return True
         if self._pidfd in ready and not self._connection.poll(0):
-            raise DeviceLost(self._ending())
+            raise self._lost()
         return self._pidfd in ready
 
     def _read(self) -> bytes:
@@ -257,19 +271,23 @@ class Executor:
         try:
             return self._connection.recv_bytes()
         except (EOFError, OSError) as error:
-            raise DeviceLost(self._ending()) from error
+            raise self._lost() from error
 
-    def _ending(self) -> str:
-        """How the process ended, in words. Waits for it, and kills one that has only closed its socket."""
+    def _lost(self) -> DeviceLost:
+        """How the process ended. Waits for it, and kills one that has only closed its socket."""
         assert self._process is not None
         try:
             code = self._process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
             self._kill_group()
-            return f"the device process of {self._name} closed its connection"
+            return DeviceLost(f"the device process of {self._name} closed its connection")
         if code < 0:
-            return f"the device process of {self._name} was ended by signal {-code} ({signal.strsignal(-code)})"
-        return f"the device process of {self._name} exited with code {code}"
+            return DeviceLost(
+                f"the device process of {self._name} was ended by signal {-code} ({signal.strsignal(-code)})"
+            )
+        if code == accelerator.LOST:
+            return AcceleratorLost(f"the device process of {self._name} has lost its device")
+        return DeviceLost(f"the device process of {self._name} exited with code {code}")
 
     def kill(self) -> None:
         """Ends the process and its helpers at once; `receive` raises DeviceLost."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import httpcore
-import httpx
 
 import headway
+import headway.tls
 from headway.egress import Egress, UrlRefused
 from headway.errors import HeadwayError
 from headway.manifest import Fetch
@@ -34,8 +34,7 @@ class Fetcher:
 
     def __init__(self, egress: Egress, tls: ssl.SSLContext | None = None) -> None:
         self._egress = egress
-        # With the authorities of SSL_CERT_FILE, where the operator has set it.
-        self._tls = tls or httpx.create_ssl_context()
+        self._tls = tls or headway.tls.context()
 
     def fetch(self, url: str, limits: Fetch) -> tuple[bytes, str]:
         """(body, media type). Blocks for `timeout_s`, or as long as the resolver of names hangs. Raises FetchFailed."""

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from headway.errors import StorageUnavailable
 from headway.notices import Ended
 from storage.predictions import Finished, Predictions
 from workers.publisher import Publisher
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,18 @@ class Settled:
     """The parts of one device call, by claim, and what to do once they are in SQL."""
 
     parts: list[Finished]
-    done: Callable[[dict[str, Ended]], None]
+    done: Callable[[dict[str, Ended]], None]  # told what of these parts became terminal, and of no others
     bulk: bool = False  # items of batches, which others need not wait for
     unheard: Collection[str] = ()  # ids that nobody is told of: who wants to know looks
 
     @property
     def rows(self) -> int:
         return sum(len(part.outcomes) for part in self.parts)
+
+    def among(self, ended: Mapping[str, Ended]) -> dict[str, Ended]:
+        """What of a group became terminal by these parts."""
+        fences = ((outcome.id, part.claim) for part in self.parts for outcome in part.outcomes)
+        return {id_: ended[id_] for id_, claim in fences if id_ in ended and ended[id_].claim == claim}
 
 
 class Finisher:
@@ -54,6 +60,8 @@ class Finisher:
         self._taken = False  # what was taken out of the queues is not written yet
         self._writing_bulk = False
         self._writing = threading.Lock()
+        self.life = Life("who writes results")
+        self.life.rests()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
         self._thread.start()
 
@@ -65,7 +73,8 @@ class Finisher:
             here = at_once and free and self._writing.acquire(blocking=False)
         if here:
             try:
-                self._write([settled])
+                with self.life.at_work():
+                    self._write([settled])
             finally:
                 self._writing.release()
             return
@@ -106,7 +115,7 @@ class Finisher:
                 self._taken, self._writing_bulk = True, group[0].bulk
                 self._changed.notify_all()
             bulk_next = not group[0].bulk  # in turn, so that nobody is passed over for ever
-            with self._writing:
+            with self._writing, self.life.at_work():
                 self._write(group, taken=True)
 
     def _take(self, bulk_next: bool) -> list[Settled]:
@@ -130,9 +139,10 @@ class Finisher:
         unheard = {id_ for settled in group for id_ in settled.unheard}
         self._publisher.ended({id_: one for id_, one in ended.items() if id_ not in unheard} if unheard else ended)
         for settled in group:
-            settled.done(ended)
+            settled.done(settled.among(ended))
 
     def _finish(self, parts: list[Finished]) -> dict[str, Ended]:
+        self.life.goes_on()  # it may be the tenth try
         failpoints.hit("finish.begin", failpoints.storage_lost)
         ended = self._predictions.finish(parts)
         failpoints.hit("finish.committed", failpoints.storage_lost)

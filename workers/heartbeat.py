@@ -17,6 +17,7 @@ from storage.workers import Served, Workers
 from workers import metrics
 from workers.claims import Claims
 from workers.publisher import Publisher
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Heartbeat:
         self._device = device
         self._tenants = tenants
         self._on_classes = on_classes
+        self.life = Life("the heartbeat")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -70,6 +72,7 @@ class Heartbeat:
     def _run(self) -> None:
         beats = 0
         while not self._stopping.wait(BEAT_S):
+            self.life.goes_on()
             beats += 1
             try:
                 if not self._workers.beat(self._worker_id, self._served(), self._device()):

@@ -44,12 +44,15 @@ from workers.publisher import Publisher
 from workers.residents import Residents
 from workers.serving import Surroundings
 from workers.stragglers import Stragglers
+from workers.watchdog import Service, Watchdog
 from workers.yielding import Hurry
 
 log = logging.getLogger(__name__)
 
 #: Seconds from the signal that a stopping worker gives the device for what it has begun.
 DRAIN_S = 9.0
+#: One that is stuck gives it less: it may never come, and somebody else is to begin.
+_FAILED_DRAIN_S = 3.0
 #: Celery leaves its event loop within a second or so; a worker that stops does not wait longer for it than this.
 _LEAVE_S = 3.0
 
@@ -63,8 +66,12 @@ def main(
     metrics_host: str = "127.0.0.1",
     metrics_port: int | None,
 ) -> int:
-    """Serves until SIGTERM or SIGINT, at whatever moment of its start, then drains. `node`: the name Flower shows."""
+    """Serves until SIGTERM or SIGINT, at whatever moment of its start, or until it is stuck, then drains.
+
+    `node`: the name Flower shows. Answers the exit code: 0 where it was asked to stop.
+    """
     asked_to_stop = stopping.on_signals()
+    watchdog = Watchdog(asked_to_stop, silent_s=settings.silent_s)
     interpreter.yield_often()
     exposition.serve(metrics_host, metrics_port)
     worker_id = worker_id or new_id()
@@ -78,7 +85,7 @@ def main(
     progress.start()
     blobs = Blobs(settings.blobs)
     materials = Materials(blobs, Fetcher(Egress(settings.fetch_allow, INPUT)))
-    outputs = Outputs(blobs)
+    outputs = Outputs(blobs, watchdog.fail)
     claims = Claims()
     intake = Intake(tenants.classes(), settings.redis_url, publisher)
     wake = threading.Event()
@@ -98,6 +105,7 @@ def main(
         loading=threading.BoundedSemaphore(os.cpu_count() or 1),
         pin=settings.pin,
         hurry=Hurry(),
+        process_memory=settings.process_memory,
         on_ended=intake.ended,
     )
     client = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=1)
@@ -121,7 +129,7 @@ def main(
     stragglers = Stragglers(residents.windows, predictions, lambda: intake.classes)
     consumer = threading.Thread(
         target=consume,
-        args=(intake, node or f"{device.replace(':', '')}@{platform.node()}", asked_to_stop),
+        args=(intake, node or f"{device.replace(':', '')}@{platform.node()}", watchdog),
         name="celery",
         daemon=True,
     )
@@ -129,11 +137,20 @@ def main(
     residents.start()
     stragglers.start()
     consumer.start()
+    sql = Service("sql", database.answers, silent_s=settings.silent_s)
+    broker = Service("redis", intake.knock, silent_s=settings.silent_s)
+    watchdog.watch(intake.signs, broker)
+    watchdog.watch(publisher.life.sign, broker)
+    for life in (heartbeat.life, residents.life, stragglers.life):
+        watchdog.watch(life.sign, sql, broker)
+    watchdog.watch(finisher.life.sign, sql)
+    watchdog.watch(residents.signs, sql)
+    watchdog.start()
     log.info("serving on %s", device, extra={"worker_id": worker_id, "memory_budget": budget})
     asked_to_stop.wait()
 
     log.info("draining")
-    deadline = time.monotonic() + DRAIN_S
+    deadline = time.monotonic() + (DRAIN_S if watchdog.failed is None else _FAILED_DRAIN_S)
     # Read by Celery before each step of its loop, the first one too.
     celery.worker.state.should_stop = os.EX_OK  # type: ignore[assignment]
     folder.close()
@@ -162,8 +179,8 @@ def main(
             "%s hangs; leaving without it", "what an input is fetched from" if not fetched else "celery's redis"
         )
         logging.shutdown()
-        os._exit(0)
-    return 0
+        os._exit(watchdog.exit_code)
+    return watchdog.exit_code
 
 
 class _Consuming(Worker):
@@ -173,7 +190,7 @@ class _Consuming(Worker):
         pass
 
 
-def consume(intake: Intake, node: str, asked_to_stop: threading.Event) -> None:
+def consume(intake: Intake, node: str, watchdog: Watchdog) -> None:
     """Celery's event loop, until its `should_stop`. Whatever ends it ends the worker."""
     # Celery warns root of pickle; nothing here accepts pickle.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -190,5 +207,6 @@ def consume(intake: Intake, node: str, asked_to_stop: threading.Event) -> None:
         ).start()
     except SystemExit:
         log.debug("celery's loop has ended")  # how Celery reports it to a program that embeds it
-    finally:
-        asked_to_stop.set()
+    except Exception:
+        log.exception("celery's loop has ended")
+    watchdog.fail("celery's loop has ended")

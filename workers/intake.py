@@ -22,13 +22,14 @@ import redis
 from celery import Celery, Task
 from celery.events import Event
 from celery.utils.time import utcoffset
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 from headway import broker
 from headway.clock import new_id
 from headway.notices import Ended
 from headway.states import Status
 from workers.publisher import Publisher
+from workers.watchdog import Life, Sign
 from workers.window import Window
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ _FAIR_EVERY = 10
 #: What Flower is told is bounded: this often, and this many envelopes each time, the latest ones.
 _TELL_EVERY_S = 1.0
 _MOST_EVENTS = 200
+#: A line is looked at for hints that are passed by once its window has heard of nothing for so long.
+_QUIET_S = 5.0
 
 
 @dataclass(slots=True)
@@ -74,6 +77,9 @@ class Intake:
         self._telling: Any = None  # the timer of `_tell`, on the present connection
         self._consumer: Any = None  # Celery's, anew after each reconnect
         self._bell = _Bell(redis_url)
+        self._heard = Life("the intake, which does not hear its own bell in redis,")
+        self._received: dict[Window, float] = {}  # when the last envelope came, monotonic
+        self._passed_by: dict[str, tuple[bytes, float]] = {}  # line → its oldest envelope, and since when it lies there
         self._order = LineOrder(self._accepts)
         self._order.weights = classes
         self._bulk: set[str] = set()  # the lines of batches
@@ -101,8 +107,9 @@ class Intake:
         app.conf.task_queues = [_queue(name) for name in [self._bell.key, *self._fetched]]
         app.conf.task_default_queue = self._bell.key
         app.conf.worker_prefetch_multiplier = 0  # no limit: the windows are the limit
+        app.amqp.Connection = _Connection
         app.register_task(_task(broker.TASK, self._strategy))
-        app.register_task(_task(_BELL_TASK, _ignore))
+        app.register_task(_task(_BELL_TASK, self._hear))
         return app
 
     def learn(self, classes: Mapping[int, float]) -> None:
@@ -136,7 +143,39 @@ class Intake:
         self._consumer = None
         self._bell.close()
 
+    # ── on the thread of who watches ──────────────────────────────────────────────────────────────────────────
+
+    def knock(self) -> None:
+        """Rings the bell, which is heard where everything is well from Redis to here; and looks for hints that lie
+        there though there is room for them. Raises redis.RedisError."""
+        self._bell.ring_or_raise()
+        now = time.monotonic()
+        quiet = [
+            line
+            for line, window in self._windows.items()
+            if window.accepts(bulk=line in self._bulk) and now - self._received.get(window, -_QUIET_S) >= _QUIET_S
+        ]
+        oldest = self._bell.oldest(quiet)
+        self._passed_by = {
+            line: self._passed_by[line] if self._passed_by.get(line, (b"", 0.0))[0] == envelope else (envelope, now)
+            for line, envelope in oldest.items()
+        }
+
+    def signs(self) -> list[Sign]:
+        """Since when the bell was not heard, and since when a line is passed by. As of the last `knock`."""
+        passed_by = [
+            Sign(f"the intake, which leaves hints in {line},", since) for line, (_, since) in self._passed_by.items()
+        ]
+        return self._heard.sign() + passed_by
+
     # ── on the thread of Celery's event loop ──────────────────────────────────────────────────────────────────
+
+    def _hear(self, task: AnyTask, app: Celery, consumer: Any) -> Callable[..., None]:
+        def hear(message: Any, *args: Any, **kwargs: Any) -> None:
+            self._heard.goes_on()
+            message.ack()
+
+        return hear
 
     def _strategy(self, task: AnyTask, app: Celery, consumer: Any) -> Callable[..., None]:
         self._consumer = consumer
@@ -164,6 +203,7 @@ class Intake:
         if window is None:
             log.warning("hints for a line not served here were dropped: %s", envelope.line[:200])
             return
+        self._received[window] = time.monotonic()
         if not window.open:  # stopping or unloaded: these came in with the last answer of a fetch
             self._publisher.requeue((envelope.line, priority, hint) for priority, hint in envelope.hints())
             return
@@ -355,12 +395,26 @@ class _Bell:
 
     def ring(self) -> None:
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                pipe.lpush(self.key, self._message)
-                pipe.expire(self.key, 60)
-                pipe.execute()
+            self.ring_or_raise()
         except redis.RedisError as error:
             log.debug("the bell did not ring: %s", error)  # the fetch under way ends by itself within a second
+
+    def ring_or_raise(self) -> None:
+        """Raises redis.RedisError."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.lpush(self.key, self._message)
+            pipe.expire(self.key, 60)
+            pipe.execute()
+
+    def oldest(self, lines: Sequence[str]) -> dict[str, bytes]:
+        """The envelope that is fetched next, of lines that have one. Raises redis.RedisError."""
+        if not lines:
+            return {}
+        with self._redis.pipeline(transaction=False) as pipe:
+            for line in lines:
+                pipe.lindex(line, -1)
+            found = pipe.execute(raise_on_error=False)
+        return {line: one for line, one in zip(lines, found, strict=True) if isinstance(one, bytes)}
 
     def close(self) -> None:
         self._redis.close()
@@ -378,5 +432,9 @@ def _task(name: str, strategy: Callable[..., Callable[..., None]]) -> AnyTask:
     return kind()
 
 
-def _ignore(task: AnyTask, app: Celery, consumer: Any) -> Callable[..., None]:
-    return lambda message, *args, **kwargs: message.ack()
+class _Connection(Connection):
+    """Back soon after Redis is: the library's own pauses grow to half a minute."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 3}
+        return super().ensure_connection(*args, **{**kwargs, **pauses})

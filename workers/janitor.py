@@ -30,6 +30,7 @@ from workers import metrics
 from workers.marks import Marks
 from workers.publisher import Publisher
 from workers.sweeper import Sweeper
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,11 @@ class Janitor:
         self._id = new_id()
         self._beats: dict[str, tuple[int, float]] = {}  # worker → (beat, since when it stands there)
         self._looked_at = -1e9
+        self.life = Life("the janitor")
 
     def run(self, stopping: threading.Event) -> None:
         while not stopping.wait(PERIOD_S):
+            self.life.goes_on()
             try:
                 if self._workers.hold_lease("janitor", self._id, _LEASE_S):
                     self.step()
@@ -114,6 +117,7 @@ class Janitor:
 
     def _give_back(self) -> None:
         while True:
+            self.life.goes_on()
             given = self._predictions.give_back_dead()
             if given:
                 failpoints.hit("reconcile.given_back")
@@ -133,6 +137,7 @@ class Janitor:
 
     def _expire(self) -> None:
         while expired := self._predictions.expire():
+            self.life.goes_on()
             metrics.EXPIRED.inc(len(expired))
             self._publisher.ended(expired)
 
@@ -141,6 +146,7 @@ class Janitor:
         before = self._predictions.now() - self._retention_us
         gone = 0
         for _ in range(_PURGE_PAGES):
+            self.life.goes_on()
             page = self._predictions.purge(before, after=self._purged)
             self._purged = page.last
             gone += page.gone
@@ -161,6 +167,7 @@ class Janitor:
             due = {line: mark for line in lines if (mark := self._marks.due(line, now)) is not None}
             waiting = self._predictions.waiting(due)
             for line, mark in due.items():
+                self.life.goes_on()
                 if line in waiting:
                     self._recover(line, mark)
             heads, now = self._heads(lines), self._clock()

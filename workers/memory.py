@@ -21,6 +21,15 @@ def budget(device: str, wanted: int | None) -> int | None:
     return None if total is None else int(total * _SHARE)
 
 
+def resident(pid: int | None) -> int | None:
+    """Bytes of main memory that a process holds; None where it has ended, or this is no Linux."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
 def _of_gpu(index: int) -> int | None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(index)] if visible is None else [name for name in visible.split(",") if name]

@@ -38,6 +38,8 @@ ENDED = Counter("headway_predictions_ended_total", "Predictions that became term
 DEAD_HINTS = Counter("headway_dead_hints_total", "Hints that could not be claimed.", _VERSION)
 #: Device processes that died or hung. Any steady rate: look at the log for the model's crash.
 DEVICE_DEATHS = Counter("headway_device_deaths_total", "Device processes that died or were killed.", _VERSION)
+#: Device processes that had come to hold more memory than they may. Often: the model leaks.
+RECYCLES = Counter("headway_device_recycles_total", "Device processes loaded anew because of their memory.", _VERSION)
 
 #: Claims that ended without a result; `reason` is device_lost, device_hung, handed_back or worker_dead.
 LOST_ATTEMPTS = Counter("headway_lost_attempts_total", "Claimed predictions that came back.", (*_VERSION, "reason"))
@@ -134,6 +136,10 @@ def dead_hints(version: Version, count: int) -> None:
 
 def device_deaths(version: Version) -> None:
     DEVICE_DEATHS.labels(*version).inc()
+
+
+def recycled(version: Version) -> None:
+    RECYCLES.labels(*version).inc()
 
 
 def lost_attempts(version: Version, reason: str, count: int) -> None:

@@ -34,8 +34,10 @@ def lies_apart(outcome: Outcome) -> bool:
 class Outputs:
     """One for a worker; thread-safe."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, on_bug: Callable[[str], None] = lambda what: None) -> None:
+        """`on_bug` hears of what should not happen, after which results are stuck here."""
         self._blobs = blobs
+        self._on_bug = on_bug
         self._closing = threading.Event()
         self._room = threading.BoundedSemaphore(_CALLS)
         self._calls = ThreadPoolExecutor(_CALLS, thread_name_prefix="outputs")
@@ -52,6 +54,7 @@ class Outputs:
                 then(list(self._threads.map(lambda one: self._written(one, claims[one.id]), outcomes)))
             except Exception:
                 log.exception("outputs could not be settled")
+                self._on_bug("outputs could not be settled")
             finally:
                 self._room.release()
 

@@ -19,6 +19,7 @@ from headway import broker, failpoints, notices, reports
 from headway.notices import Ended
 from headway.reports import Report
 from headway.types import Hint
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Publisher:
         self._commands: queue.Queue[Command | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._away = False
+        self.life = Life("who tells redis")
+        self.life.rests()
         self._reports_lock = threading.Lock()
         self._reports_bytes = 0
         self._thread.start()
@@ -104,22 +107,25 @@ class Publisher:
 
     def _run(self) -> None:
         while (command := self._commands.get()) is not None:
-            verb, key, payload = command
-            try:
-                failpoints.hit("notify.begin", redis.ConnectionError)
-                if isinstance(payload, dict):
-                    self._report(key, payload)
-                elif isinstance(payload, list):
-                    self._redis.rpush(key, *payload)
-                else:
-                    self._redis.publish(key, payload)
-                failpoints.hit("notify.end", redis.ConnectionError)
-            except redis.RedisError as error:
-                if not self._away:
-                    log.warning("redis is away, %s dropped: %s", verb, error)
-                self._away = True
+            with self.life.at_work():
+                self._tell(*command)
+
+    def _tell(self, verb: str, key: str, payload: bytes | list[bytes] | Reports) -> None:
+        try:
+            failpoints.hit("notify.begin", redis.ConnectionError)
+            if isinstance(payload, dict):
+                self._report(key, payload)
+            elif isinstance(payload, list):
+                self._redis.rpush(key, *payload)
             else:
-                self._away = False
+                self._redis.publish(key, payload)
+            failpoints.hit("notify.end", redis.ConnectionError)
+        except redis.RedisError as error:
+            if not self._away:
+                log.warning("redis is away, %s dropped: %s", verb, error)
+            self._away = True
+        else:
+            self._away = False
 
     def _report(self, channel: str, said: Reports) -> None:
         """Into their lists first, so that whoever hears of them finds them there."""

@@ -34,6 +34,7 @@ from workers.placement import Candidate, Load, Reason, Unload, decide
 from workers.serving import Serving, Surroundings
 from workers.tally import Tally
 from workers.wanted import Known, wanted
+from workers.watchdog import Life, Sign
 from workers.window import Window
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Residents:
         self._busy = (time.monotonic(), 0.0)
         self._loads = self._unloads = 0
         self._wake = wake
+        self.life = Life("who loads and unloads")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="residents", daemon=True)
 
@@ -130,6 +132,10 @@ class Residents:
     def windows(self) -> Sequence[Window]:
         """Of those that take hints."""
         return [one.serving.window for one in list(self._residents.values()) if one.serving and one.state == "in"]
+
+    def signs(self) -> list[Sign]:
+        """Of all that serve here."""
+        return [sign for serving in self.servings for runner in serving.runners for sign in runner.signs()]
 
     def served(self) -> list[Served]:
         """Asked once a beat: what each version has ended here."""
@@ -164,7 +170,9 @@ class Residents:
             self._wake.clear()
             try:
                 self.step()
+                self.life.goes_on()
             except StorageUnavailable as error:
+                self.life.goes_on()
                 log.warning("sql is away, the versions here stay as they are: %s", error)
             except Exception:
                 log.exception("what is to be loaded could not be decided")
@@ -200,6 +208,8 @@ class Residents:
                     one.turn("out", one.reason)
             elif one.state == "loading" and state == "ready":
                 self._came_in(one, serving)
+            elif one.state == "in" and state == "failed":  # its process is gone, and no other can be had
+                self._fell_out(one, serving)
             elif one.state == "loading" and state == "failed" and all(r.failed is not None for r in serving.runners):
                 self._did_not_load(one, serving)
 
@@ -214,6 +224,15 @@ class Residents:
             if other is not one and other.form[:2] == one.form[:2] and other.state in ("in", "loading"):
                 self._unload(other, "another form of it serves")
 
+    def _fell_out(self, one: _Resident, serving: Serving) -> None:
+        """Its device is lost, or its files are: whoever waits here goes to those who can, and it is tried again."""
+        log.error("%s@%s is served no more: %s", *one.form[:2], serving.reason)
+        serving.unload()
+        one.serving = None
+        self._unloads += 1
+        metrics.unloaded(one.form[:2])
+        self._fail(one, serving.reason)
+
     def _did_not_load(self, one: _Resident, serving: Serving) -> None:
         serving.unload()
         one.serving = None
@@ -224,7 +243,10 @@ class Residents:
             one.needs = max(room + 1, self._memory_of(one) + self._memory_of(one) // 2)
             one.turn("out", serving.reason)
             return
-        one.turn("failed", serving.reason)
+        self._fail(one, serving.reason)
+
+    def _fail(self, one: _Resident, reason: str | None) -> None:
+        one.turn("failed", reason)
         one.retry_at = one.since + one.retry_s
         one.retry_s = min(one.retry_s * 2, _RETRY_S[1])
 

@@ -24,21 +24,32 @@ from batching.reloads import Reloads
 from headway import broker, failpoints
 from headway.clock import new_id
 from headway.errors import ItemCode, StorageUnavailable
-from headway.manifest import Fetch
+from headway.manifest import Fetch, Limits
 from headway.notices import Ended
 from headway.registry import State
 from headway.types import Claimed, Outcome
 from storage.predictions import Finished, Predictions, Returned
-from workers import metrics
+from workers import memory, metrics
 from workers.call import Call, by_claim
 from workers.claims import Claims
-from workers.executor import DeviceHung, DeviceLost, DiedLoading, Executor, Loaded, LoadFailed, Reply, Said
+from workers.executor import (
+    AcceleratorLost,
+    DeviceHung,
+    DeviceLost,
+    DiedLoading,
+    Executor,
+    Loaded,
+    LoadFailed,
+    Reply,
+    Said,
+)
 from workers.finisher import Finisher, Settled, persist
 from workers.materials import Materials, lacks
 from workers.outputs import Outputs, lies_apart
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.tally import Tally
+from workers.watchdog import Life, Sign
 from workers.window import Window
 from workers.yielding import Hurry, Yielding
 
@@ -54,6 +65,8 @@ _STORE_AWAY_S = (2.0, 30.0)
 _MOST_DEATHS = 3
 #: What a model has to let go of a canceled item before its process is ended, and when that is thought over again.
 _GRACE_S = 0.5
+#: Predictions whose device was lost under them, and who were not charged with that, are remembered: so many.
+_MOST_SPARED = 1_000
 
 
 class Runner:
@@ -73,13 +86,15 @@ class Runner:
         materials: Materials,
         outputs: Outputs,
         fetch: Fetch | None,
+        limits: Limits,
         loading: threading.Semaphore,
         hurry: Hurry,
         tally: Tally,
         on_state: Callable[[State, str | None, Loaded | None], None],
         on_ended: Callable[[dict[str, Ended], Sequence[str]], None],
     ) -> None:
-        """`loading` bounds how many models load at once.
+        """`limits`: the model's, with the most memory that its process may hold. `loading` bounds how many models load
+        at once.
 
         `on_state(state, reason, loaded)`: loading, ready or failed. `on_ended(ended, ids)`: these ids have left this
         worker, and those in `ended` became terminal.
@@ -95,6 +110,7 @@ class Runner:
         self._materials = materials
         self._outputs = outputs
         self._fetch = fetch
+        self._limits = limits
         self._loading = loading
         self._on_state = on_state
         self._on_ended = on_ended
@@ -126,6 +142,14 @@ class Runner:
         self._reloads = Reloads()
         self._yielding = Yielding(hurry)
 
+        self._recycling = False  # the process holds too much memory, and ends when it has answered
+        self._spared: dict[str, None] = {}  # by prediction id, oldest first
+        self._hearing = Life(f"the device thread of {window.model}@{window.version}")
+        self._claiming = Life(f"the feed of {window.model}@{window.version}, which claims,")
+        self._hearing.rests()
+        self._claiming.rests()
+        self._taken = self._taken_before = 0  # micro-batches
+        self._idle_since = math.inf
         self._device_thread = threading.Thread(target=self._device, name=f"device {window.model}", daemon=True)
         self._feed_thread = threading.Thread(target=self._feed, name=f"feed {window.model}", daemon=True)
 
@@ -145,6 +169,22 @@ class Runner:
         """How long the device has been at the present call; 0 while there is none."""
         with self._changed:
             return time.monotonic() - self._began if self._in_flight else 0.0
+
+    def signs(self) -> list[Sign]:
+        """Of both threads, and since when somebody waits in the window of an idle device. Asked by one thread."""
+        window = self._window
+        claiming = self._claiming.sign()[0].since < math.inf
+        idle = self._executor is not None and not self.busy and not claiming and not self._recycling
+        if not idle or window.empty or window.paused or not window.open or self._taken != self._taken_before:
+            self._idle_since, self._taken_before = math.inf, self._taken
+        elif self._idle_since == math.inf:
+            self._idle_since = time.monotonic()
+        feed = f"the feed of {window.model}@{window.version}, which lets them wait,"
+        return [
+            *(sign._replace(more_s=2 * self._limits.timeout_s) for sign in self._hearing.sign()),
+            *self._claiming.sign(),
+            Sign(feed, self._idle_since, window.max_wait_s),
+        ]
 
     def start(self) -> None:
         self._device_thread.start()
@@ -224,7 +264,7 @@ class Runner:
         while (executor := self._await_slot()) is not None:
             taken = self._window.take(
                 self._free_at,
-                abandon=lambda e=executor: self._executor is not e,  # type: ignore[misc]
+                abandon=lambda e=executor: self._executor is not e or self._recycling,  # type: ignore[misc]
                 at_most=lambda: self._ceiling.at_most,
                 pace=self._pace_of_batches,
             )
@@ -233,7 +273,9 @@ class Runner:
                     return
                 continue
             began = time.monotonic()
-            rows, claims = self._claim(taken.items)
+            self._taken += 1
+            with self._claiming.at_work():
+                rows, claims = self._claim(taken.items)
             if canceled := self._claims.canceled(claims):
                 self._hand_back([row for row in rows if row.id in canceled], claims)
                 rows = [row for row in rows if row.id not in canceled]
@@ -251,7 +293,7 @@ class Runner:
             return None if self._stopping or not self._window.open else self._executor
 
     def _has_room(self) -> bool:
-        return self._executor is not None and len(self._in_flight) < _IN_FLIGHT
+        return self._executor is not None and not self._recycling and len(self._in_flight) < _IN_FLIGHT
 
     def _free_at(self) -> float:
         """When the device could begin another call, less the time it takes to bring it there."""
@@ -279,6 +321,7 @@ class Runner:
         pause = 0.05
         while True:
             claim = new_id()
+            self._claiming.goes_on()  # it may be the tenth try
             self._claims.open(claim, ids)
             try:
                 failpoints.hit("claim.begin", failpoints.storage_lost)
@@ -394,6 +437,7 @@ class Runner:
         pause = 0.2
         deaths = 0
         while not self._stopping:
+            self._recycling = False
             executor = self._make_executor()
             self._on_state("loading", None, None)
             try:
@@ -403,6 +447,7 @@ class Runner:
                     self._loading_executor = executor
                     began = time.monotonic()
                     loaded = executor.load()
+                    self._check_memory(executor)
                     self._reloads.seconds = time.monotonic() - began
             except LoadFailed as error:
                 executor.kill()
@@ -441,7 +486,8 @@ class Runner:
                 self._began = time.monotonic()
         try:
             if again is not None:
-                self._submit(again, executor)  # before others can send, so that it is the first there too
+                with self._hearing.at_work():
+                    self._submit(again, executor)  # before others can send, so that it is the first there too
             with self._changed:
                 if self._stopping:  # what was sent has been handed back
                     executor.close()
@@ -451,17 +497,46 @@ class Runner:
             if again is not None:
                 self._pass_on_cancels(again, executor)  # those that came before there was somebody to tell
             while True:
-                answer = executor.hear(self._next_look_s())
+                with self._hearing.at_work():
+                    answer = executor.hear(self._next_look_s())
                 if isinstance(answer, Reply):
                     served = True
                     self._received(answer, executor)
                 elif answer is not None:
                     self._said(answer)
-                if self._look(executor):
+                if self._look(executor) or self._recycle(executor):
                     return True
         except (DeviceLost, DeviceHung) as error:
             self._lost(executor, error)
         return served
+
+    def _check_memory(self, executor: Executor) -> None:
+        """Raises LoadFailed: one that is too large from the beginning would be loaded for ever."""
+        held, most = memory.resident(executor.pid), self._limits.memory
+        if held is not None and most is not None and held >= most:
+            raise LoadFailed(f"its process holds {held} bytes when it is loaded, and may hold {most} ([limits] memory)")
+
+    def _recycle(self, executor: Executor) -> bool:
+        """Whether the process was ended because it has come to hold too much; not before it has answered all it has."""
+        most = self._limits.memory
+        if most is None:
+            return False
+        if not self._recycling:
+            held = memory.resident(executor.pid)
+            if held is None or held < most:
+                return False
+            log.warning("%s@%s holds %d bytes, and may hold %d: it is loaded anew", *self._labels, held, most)
+            self._recycling = True
+            self._window.wake()
+        with self._changed:
+            if self._in_flight or self._executor is not executor:
+                return False
+            self._executor = None
+            self._pace = math.nan
+            self._changed.notify_all()
+        executor.close()
+        metrics.recycled(self._labels)
+        return True
 
     def _received(self, reply: Reply, executor: Executor) -> None:
         now = time.monotonic()
@@ -668,13 +743,24 @@ class Runner:
             code = ItemCode.EXECUTION_TIMEOUT if isinstance(error, DeviceHung) else ItemCode.WORKER_LOST
             reason = "device_hung" if isinstance(error, DeviceHung) else "device_lost"
             metrics.lost_attempts(self._labels, reason, len(on_device.rows))
-            if isinstance(error, DeviceLost) and not on_device.alone:
+            if isinstance(error, DeviceLost) and not isinstance(error, AcceleratorLost) and not on_device.alone:
                 self._ceiling.crashed()
-            self._give_back(
-                on_device.rows, on_device.claims, losses=2, charge=on_device.alone, code=code, message=str(error)
-            )
+            if isinstance(error, AcceleratorLost) and self._spare(on_device.rows):
+                self._give_back(on_device.rows, on_device.claims, losses=None, charge=False, code=code, message="")
+            else:
+                self._give_back(
+                    on_device.rows, on_device.claims, losses=2, charge=on_device.alone, code=code, message=str(error)
+                )
         for waiting in calls:
             self._hand_back(waiting.rows, waiting.claims)
+
+    def _spare(self, rows: Sequence[Claimed]) -> bool:
+        """Whether these are not to blame for the loss of the device: once each, since a model may only say so."""
+        new = all(row.id not in self._spared for row in rows)
+        self._spared |= dict.fromkeys(row.id for row in rows)
+        while len(self._spared) > _MOST_SPARED:
+            del self._spared[next(iter(self._spared))]
+        return new
 
     def _hand_back(self, rows: Sequence[Claimed], claims: dict[str, str]) -> None:
         metrics.lost_attempts(self._labels, "handed_back", len(rows))

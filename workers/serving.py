@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from headway.errors import StorageUnavailable
-from headway.manifest import Found, Manifest, with_signature
+from headway.manifest import Found, Limits, Manifest, with_signature
 from headway.notices import Ended
 from headway.registry import State
 from storage.models import Models
@@ -45,6 +47,7 @@ class Surroundings:
     loading: threading.Semaphore
     pin: bool  # files are looked at again when they are loaded, and have to be those that are registered
     hurry: Hurry
+    process_memory: int | None  # bytes that a device process may hold whose model says nothing of it
     on_ended: Callable[[dict[str, Ended], Sequence[str]], None]
 
 
@@ -90,6 +93,7 @@ class Serving:
                 materials=shared.materials,
                 outputs=shared.outputs,
                 fetch=manifest.fetch,
+                limits=_limits(manifest, shared.process_memory),
                 loading=shared.loading,
                 hurry=shared.hurry,
                 tally=tally,
@@ -196,3 +200,8 @@ class Serving:
             self._shared.models.describe(self.model, self.version, loaded.framework, manifest)
         except StorageUnavailable as error:
             log.warning("sql is away, what %s@%s says of itself is not recorded: %s", self.model, self.version, error)
+
+
+def _limits(manifest: Manifest, process_memory: int | None) -> Limits:
+    limits = manifest.limits
+    return limits if limits.memory is not None else msgspec.structs.replace(limits, memory=process_memory)

@@ -19,15 +19,20 @@ from workers.batches import BatchKeeper
 from workers.janitor import Janitor
 from workers.publisher import Publisher
 from workers.sweeper import Sweeper
+from workers.watchdog import Service, Watchdog
 from workers.webhooks import Deliverer
 
 log = logging.getLogger(__name__)
 
 
 def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: int | None) -> int:
-    """Until SIGTERM or SIGINT. What ends one of its duties ends the others, too: whoever watches starts it again."""
+    """Until SIGTERM or SIGINT; answers the exit code.
+
+    What ends one of its duties ends the others, too, and so does one that is stuck: whoever watches starts it again.
+    """
     interpreter.yield_often()
     asked_to_stop = stopping.on_signals()
+    watchdog = Watchdog(asked_to_stop, silent_s=settings.silent_s)
     exposition.serve(metrics_host, metrics_port)
     database = Database.open(settings.database_url)
     publisher = Publisher(settings.redis_url)
@@ -47,8 +52,15 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
     duties = [threads.submit(deliverer.run, asked_to_stop), threads.submit(keeper.run, asked_to_stop)]
     for duty in duties:
         duty.add_done_callback(lambda _: asked_to_stop.set())
+    janitor = Janitor(database, client, publisher, retention_s=settings.retention_s, sweeper=sweeper)
+    sql = Service("sql", database.answers, silent_s=settings.silent_s)
+    broker = Service("redis", client.ping, silent_s=settings.silent_s)
+    watchdog.watch(deliverer.life.sign, sql)
+    for life in (janitor.life, keeper.life, publisher.life):
+        watchdog.watch(life.sign, sql, broker)
+    watchdog.start()
     try:
-        Janitor(database, client, publisher, retention_s=settings.retention_s, sweeper=sweeper).run(asked_to_stop)
+        janitor.run(asked_to_stop)
     finally:
         asked_to_stop.set()
         threads.shutdown()
@@ -57,4 +69,4 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
         database.close()
     for duty in duties:
         duty.result()
-    return 0
+    return watchdog.exit_code

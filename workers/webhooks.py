@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import httpx
 import msgspec
 
 import headway
+import headway.tls
 from headway import failpoints
 from headway.batches import Batch, batch_json
 from headway.clock import now_us
@@ -36,6 +36,7 @@ from storage.deliveries import Attempt, Deliveries, Leased, Result, Secrets
 from workers import metrics
 from workers.posting import Poster, PostFailed, Target, new_event_loop, target
 from workers.receivers import MOST, SLOW_S, Receivers
+from workers.watchdog import Life
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ _LEASE_S = 10.0
 _RENEW_S = 3.0
 #: How long a result is tried to be written.
 _MARGIN_S = 5.0
-#: How often it is asked who has something due; less often where the asking takes more than a tenth of the time.
-_POLL_S = 0.2
+#: How often it is asked who has something due; less often where the asking takes more than a tenth of the time, but one
+#: answer that took seconds, on a machine that is short of breath, must not keep everybody waiting for a minute.
+_POLL_S, _LONGEST_POLL_S = 0.2, 2.0
 #: Between two leases, so that one transaction serves many answers.
 _PAUSE_S = 0.01
 _LONGEST_RETRY_AFTER_S = 86_400.0
@@ -79,12 +81,12 @@ class Deliverer:
         self._schedule = schedule
         self._public_url = public_url
         self._timeout_s = timeout_s
-        # With the authorities of SSL_CERT_FILE, where the operator has set it.
-        self._tls = tls or httpx.create_ssl_context()
+        self._tls = tls or headway.tls.context()
         self._receivers = Receivers()
         self._due: dict[str, None] = {}  # receivers that may have something to send; who was served last is last
         self._leases: dict[str, int] = {}  # delivery → attempts, until its result is written
         self._keys: dict[str, tuple[float, list[str]]] = {}  # tenant → (when it was read, secrets)
+        self.life = Life("who sends webhooks")
         self._target = functools.lru_cache(4096)(self._checked_target)
 
     def run(self, stopping: threading.Event) -> None:
@@ -103,12 +105,14 @@ class Deliverer:
         renewer = asyncio.create_task(self._renew())
         sends: set[asyncio.Task[None]] = set()
         ask_at = 0.0
-        while not stopping.is_set() and not recorder.done():  # it only ends by a bug, which is raised below
+        # Neither of the two ends but by a bug, which is raised below.
+        while not (stopping.is_set() or recorder.done() or renewer.done()):
+            self.life.goes_on()
             try:
                 if (now := time.monotonic()) >= ask_at:
                     self._poster.sweep()
                     self._due |= dict.fromkeys(await self._in_sql(self._deliveries.due_receivers))
-                    ask_at = (answered := time.monotonic()) + max(_POLL_S, 10 * (answered - now))
+                    ask_at = (answered := time.monotonic()) + next_look_s(answered - now)
                 self._freed.clear()
                 leased = await self._lease()
             except StorageUnavailable as error:
@@ -134,6 +138,8 @@ class Deliverer:
         self._poster.close()
         self._results.put_nowait(None)
         await recorder
+        if renewer.done():
+            renewer.result()
         renewer.cancel()
         self._sql.shutdown()
         names.shutdown(wait=False)
@@ -265,6 +271,11 @@ class Deliverer:
 
     async def _in_sql(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._sql, call)
+
+
+def next_look_s(took_s: float) -> float:
+    """After a look at who has something due that took so long."""
+    return min(max(_POLL_S, 10 * took_s), _LONGEST_POLL_S)
 
 
 def body_of(leased: Leased, public_url: str) -> bytes:

@@ -27,11 +27,12 @@ class Window:
         self.model = model
         self.version = version
         self.max_batch_size = batching.max_batch_size
+        self.max_wait_s = batching.max_wait_ms / 1000
         self.offered_at = 0.0  # monotonic; when a hint last came in
         self._lane = Lane(
             Rules(
                 max_batch_size=batching.max_batch_size,
-                max_wait_s=batching.max_wait_ms / 1000,
+                max_wait_s=self.max_wait_s,
                 max_batch_cost=batching.max_batch_cost,
             ),
             limit=depth * batching.max_batch_size * manifest.instances,

@@ -291,6 +291,9 @@ INSERT INTO leases (name, holder, until) VALUES (:lease, :holder, :now + :durati
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 WHERE leases.holder = excluded.holder OR leases.until < :now;
 
+-- lease_left
+SELECT until - :now FROM leases WHERE name = :lease;
+
 -- admit_tenant
 -- Classes are given in turn. Two tenants that come at the same moment may get the same one, which does no harm.
 -- SQLite reads ON after a FROM as a join's without the WHERE.

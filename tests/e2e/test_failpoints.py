@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import psycopg
 import pytest
 import redis
-from psycopg import sql
 
 from headway.clock import new_id
 from headway.failpoints import POINTS
 from headway.running import RunningHeadway
 from headway.testing import wait_until
 from storage.engine import Database
+from tests.postgres import create
 from tests.receiver import Receiver
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
@@ -141,25 +140,20 @@ def systems(
     """One at a time: a store's cases share it."""
     running: dict[str, System] = {}
 
+    def new_database() -> str:
+        server = request.getfixturevalue("postgres_server")
+        return str(server.get_uri(create(server, "template1")))
+
     def get(store: str) -> System:
         if store not in running:
             while running:
                 running.popitem()[1].close()
-            url = None if store == "sqlite" else new_postgres_database(request.getfixturevalue("postgres_server"))
-            running[store] = System(tmp_path_factory.mktemp(store), url)
+            running[store] = System(tmp_path_factory.mktemp(store), None if store == "sqlite" else new_database())
         return running[store]
 
     yield get
     while running:
         running.popitem()[1].close()
-
-
-def new_postgres_database(server: Any) -> str:
-    name = f"failpoints_{new_id()}"
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url: str = server.get_uri(name)
-    return url
 
 
 @pytest.mark.parametrize(

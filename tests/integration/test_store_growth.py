@@ -219,20 +219,20 @@ def test_on_sqlite_no_verb_does_more_work_when_much_is_stored(sqlite_url: str, t
 
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 def test_on_postgresql_no_verb_does_more_work_when_much_is_stored(
-    postgres_url: str, empty_postgres_url: str, plans: str
+    new_postgres_url: str, empty_postgres_url: str, plans: str
 ) -> None:
     upgrade(empty_postgres_url)
     urls = [
         sqlalchemy.make_url(url)
         .update_query_dict({"options": f"-c plan_cache_mode={plans}"})
         .render_as_string(hide_password=False)
-        for url in (postgres_url, empty_postgres_url)
+        for url in (new_postgres_url, empty_postgres_url)
     ]
     seen = Seen()
     with (
         growing(*urls) as (history, empty),
         watched(urls[0], seen) as database,
-        psycopg.connect(postgres_url, autocommit=True) as connection,
+        psycopg.connect(new_postgres_url, autocommit=True) as connection,
     ):
         for table in LARGE:
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")

@@ -26,6 +26,14 @@ def test_a_worker_beats_while_it_is_live_and_never_again(store: Any) -> None:
     assert workers.beats() == {}
 
 
+def test_a_lease_says_how_long_it_lasts(store: Any) -> None:
+    assert store.workers.lease_left("janitor") is None
+    assert store.workers.hold_lease("janitor", "one", 10)
+    assert 9 < store.workers.lease_left("janitor") <= 10
+    assert store.workers.hold_lease("janitor", "one", -1)
+    assert -2 < store.workers.lease_left("janitor") <= -1
+
+
 def test_dead_workers_are_forgotten_once_they_own_nothing(store: Any) -> None:
     store.claimed(store.submitted())
     store.workers.register("w2", "cpu", "host", 2)

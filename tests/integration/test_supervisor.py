@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,11 @@ if "serving" in ways:
         connection, _ = listening.accept()
         connection.sendall(b"served")
         connection.close()
+if "pulsing" in ways:
+    pulse = int(os.environ["HEADWAY_PULSE_FD"])
+    while True:
+        os.write(pulse, b".")
+        time.sleep(0.2)
 while True:
     time.sleep(60)
 """
@@ -194,6 +200,20 @@ def test_a_connection_waits_while_the_part_that_answers_is_replaced(supervise: S
     assert supervised.stop(signal.SIGTERM) == 0
     with pytest.raises(ConnectionRefusedError):
         ask(supervised.port)
+
+
+def test_a_part_without_a_pulse_is_replaced_and_one_with_a_pulse_is_not(supervise: Supervise) -> None:
+    supervised = supervise(
+        "[part('a', 'pulsing', pulse=True, silent_s=2), part('b', 'pulsing', pulse=True, silent_s=2)]"
+    )
+    stopped, bystander = supervised.started("a"), supervised.started("b")
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 3, 10, "longer than one may be silent")
+    os.kill(stopped, signal.SIGSTOP)
+    assert supervised.started("a", times=2) != stopped
+    assert gone(stopped)
+    assert sorted(pid for name, pid in supervised.diary("start") if name == "b") == [bystander]
+    assert supervised.stop(signal.SIGTERM) == 0
 
 
 def test_the_next_group_waits_until_the_one_before_is_ready(supervise: Supervise) -> None:

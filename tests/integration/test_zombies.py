@@ -1,11 +1,9 @@
 """Workers that were stopped past their lease and wake up: whatever they write then changes nothing and tells nobody."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +13,21 @@ import pytest
 from headway import broker
 from headway.states import Status
 from headway.testing import new_prediction, wait_until
-from headway.types import Outcome, Prediction
+from headway.types import Prediction
 from headway.webhooks import Events, WebhookStatus
 from storage.deliveries import Deliveries
 from storage.engine import Database
-from storage.predictions import Finished, Predictions, Returned
+from storage.predictions import Predictions
 from storage.workers import Workers
 from tests.receiver import Receiver
+from tests.zombies import STARTED, SUCCEEDED, wake_zombies
 
-ZOMBIES = 300
-ROWS = 4
-
-STARTED, SUCCEEDED = "prediction.started", "prediction.succeeded"
-
-
-def test_three_hundred_zombies_overwrite_nothing(store: Any) -> None:
-    """Each holds a claim of four rows when its lease ends; others run the rows meanwhile, or have only claimed them."""
-    ids = store.submitted(
-        ZOMBIES * ROWS, webhook="https://receiver.example/", webhook_events=Events.STARTED | Events.COMPLETED
-    )
-    claims = {}
-    for number in range(ZOMBIES):
-        store.workers.register(f"zombie{number}", "cpu", "host", number)
-        mine = ids[number * ROWS : (number + 1) * ROWS]
-        claims[store.claimed(mine, f"zombie{number}")[0]] = mine
-    for number in range(ZOMBIES):
-        store.workers.mark_dead(f"zombie{number}")
-    queued = 0
-    while given := store.predictions.give_back_dead():
-        queued += len(given.queued)
-    assert queued == len(ids)
-    for start in range(0, len(ids), 6):  # so that the new micro-batches cut across the old ones
-        claim, _ = store.claimed(ids[start : start + 6])
-        if start % 12 == 0:
-            store.finished(claim, ids[start : start + 6])
-    before = store.predictions.read(ids)
-    assert {row.status for row in before.values()} == {Status.SUCCEEDED, Status.IN_PROGRESS}
-    running = [id_ for id_ in ids if before[id_].status is Status.IN_PROGRESS]
-    ended = [id_ for id_ in ids if before[id_].status is Status.SUCCEEDED]
-    owed = deliveries(store)
-    assert sorted(owed) == sorted([(id_, STARTED) for id_ in ids] + [(id_, SUCCEEDED) for id_ in ended])
-
-    overwritten: list[str] = []
-
-    def wake(claim: str, mine: list[str]) -> None:
-        """The result it had, and, having learned that it is late, its rows: each may come first."""
-        late = [Outcome(id=id_, output=b'"late"') for id_ in mine]
-        returned = [Returned(id=id_, losses=2, charge=True) for id_ in mine]
-        for verb in random.Random(claim).sample(["finish", "give back"], 2):
-            if verb == "finish":
-                changed = bool(store.predictions.finish([Finished(claim=claim, outcomes=late, settled=True)]))
-            else:
-                changed = bool(store.predictions.give_back(claim, returned, True))
-            if changed:
-                overwritten.extend(mine)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda one: wake(*one), claims.items()))
-
-    assert overwritten == []
-    assert store.predictions.read(ids) == before
-    assert deliveries(store) == owed
-    for number in range(ZOMBIES):
-        assert not store.workers.beat(f"zombie{number}")
-
-    for id_ in running:
-        store.finished(before[id_].claim, [id_], settled=False)
-    assert sorted(deliveries(store)) == sorted((id_, event) for id_ in ids for event in (STARTED, SUCCEEDED))
+#: A tenth of what `make endurance` wakes.
+ZOMBIES = 100
 
 
-def deliveries(store: Any) -> list[tuple[str, str]]:
-    """(prediction, event) of every row, in the order of their ids."""
-    with store.database.read() as connection:
-        rows = connection.exec_driver_sql("SELECT prediction_id, event FROM deliveries ORDER BY id").all()
-    return [(str(prediction_id), event) for prediction_id, event in rows]
+def test_a_hundred_zombies_overwrite_nothing(store: Any) -> None:
+    wake_zombies(store, ZOMBIES)
 
 
 MODEL = """

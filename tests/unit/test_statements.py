@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage import migrate
 from storage.statements import MOST_ROWS, Dialect, parts, statements, with_rows
 
 
@@ -42,3 +44,7 @@ def test_a_statement_is_given_as_many_rows_as_asked() -> None:
     text = with_rows("insert_inputs", 3)
     assert "VALUES (?, ?, ?, ?), (?, ?, ?, ?), (?, ?, ?, ?)\nON CONFLICT" in text
     assert with_rows("finish", 2).count("?") == 22
+
+
+def test_the_schema_that_the_code_needs_is_alembics_newest() -> None:
+    assert migrate.head() == ScriptDirectory.from_config(migrate._config()).get_current_head()
