@@ -11,6 +11,7 @@ from headway.errors import ItemCode, ItemError, SettingsError
 from headway.settings import Settings
 from headway.states import Status
 from headway.types import Outcome
+from headway.webhooks import Events
 from storage.predictions import Finished
 from workers.janitor import Janitor
 from workers.publisher import Publisher
@@ -73,7 +74,7 @@ def test_only_what_ended_before_the_retention_goes_with_its_input(store: Any) ->
 
 
 def test_what_owes_a_webhook_stays_until_it_is_delivered_or_given_up(store: Any) -> None:
-    ids = store.submitted(4, webhook="https://example.com/hook")
+    ids = store.submitted(4, webhook="https://example.com/hook", webhook_events=Events.COMPLETED)
     claim, _ = store.claimed(ids)
     store.finished(claim, ids)
     pending, delivered, given_up, owes_again = aged(store, ids, 8)
