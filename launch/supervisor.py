@@ -28,9 +28,9 @@ LONGEST_PAUSE_S = 5.0
 #: A part that lived this long was healthy: its next death is a new story and the pause starts small again.
 HEALTHY_S = 30.0
 PROBE_EVERY_S = 0.05
-#: A part without a pulse for so long is killed; before its first beat it has more time. Parts that are stuck inside end
-#: themselves earlier, and what is drained has the drain's time.
-SILENT_S = 30.0
+#: A part without a pulse for so long is killed; before its first beat it has more time. One that ends by itself has no
+#: pulse any more either, and takes ten seconds at most.
+SILENT_S = 20.0
 STARTING_S = 120.0
 _FEEL_EVERY_S = 1.0
 

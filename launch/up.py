@@ -101,8 +101,7 @@ class _System:
         if self._valkey is not None:
             cleanup.callback(self._valkey.remove)
         self._environ = self._environment(database_url)
-        # Parts that are stuck inside end themselves after the time, and may take ten seconds to do so.
-        self._silent_s = duration(os.environ, "HEADWAY_SILENT", 20) + 10.0
+        self._silent_s = max(15.0, duration(os.environ, "HEADWAY_SILENT", 20))  # those that end take ten seconds
         self._workers: dict[str, str] = {}  # device → the id of the worker that has it now
 
     async def run(self) -> int:

@@ -78,7 +78,6 @@ class Intake:
         self._consumer: Any = None  # Celery's, anew after each reconnect
         self._bell = _Bell(redis_url)
         self._heard = Life("the intake, which does not hear its own bell in redis,")
-        self._received: dict[Window, float] = {}  # when the last envelope came, monotonic
         self._passed_by: dict[str, tuple[bytes, float]] = {}  # line → its oldest envelope, and since when it lies there
         self._order = LineOrder(self._accepts)
         self._order.weights = classes
@@ -153,7 +152,7 @@ class Intake:
         quiet = [
             line
             for line, window in self._windows.items()
-            if window.accepts(bulk=line in self._bulk) and now - self._received.get(window, -_QUIET_S) >= _QUIET_S
+            if window.accepts(bulk=line in self._bulk) and now - window.received_at >= _QUIET_S
         ]
         oldest = self._bell.oldest(quiet)
         self._passed_by = {
@@ -203,7 +202,7 @@ class Intake:
         if window is None:
             log.warning("hints for a line not served here were dropped: %s", envelope.line[:200])
             return
-        self._received[window] = time.monotonic()
+        window.received_at = time.monotonic()
         if not window.open:  # stopping or unloaded: these came in with the last answer of a fetch
             self._publisher.requeue((envelope.line, priority, hint) for priority, hint in envelope.hints())
             return

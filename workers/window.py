@@ -29,6 +29,7 @@ class Window:
         self.max_batch_size = batching.max_batch_size
         self.max_wait_s = batching.max_wait_ms / 1000
         self.offered_at = 0.0  # monotonic; when a hint last came in
+        self.received_at = 0.0  # the same for those that intake brought
         self._lane = Lane(
             Rules(
                 max_batch_size=batching.max_batch_size,
