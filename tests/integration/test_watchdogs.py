@@ -184,7 +184,7 @@ class Process:
 def stuck(
     sqlite_template: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Process]]:
-    """One worker for each plant, all at once: mostly they wait."""
+    """One worker for each plant, and a utility worker, all at once: mostly they wait."""
     folder = tmp_path_factory.mktemp("stuck")
     running = {}
     try:
@@ -199,6 +199,8 @@ def stuck(
                 model=name not in BARE,
             )
             running[name].submit()
+        plant = "from workers.janitor import Janitor; Janitor.step = lambda self: time.sleep(1000)"
+        running["the janitor"] = Process(folder / "janitor", sqlite_template, redis_url, "utility", plant=plant)
         yield running
     finally:
         for process in running.values():
@@ -290,14 +292,13 @@ def test_a_worker_whose_connection_is_half_dead_consumes_again_or_ends(
 
 
 def test_a_worker_that_only_waits_is_left_alone(sqlite_template: Path, valkey: Any, tmp_path: Path) -> None:
-    """Idle, paused, with a full window behind a long call, without Redis, without SQL."""
+    """Paused, with a full window behind a long call, without Redis, without SQL."""
     server, embedded = valkey
-    worker = Process(tmp_path / "w", sqlite_template, embedded.url, "worker", "--device", "cpu", silent_s=2)
-    passes = 3.5
+    worker = Process(tmp_path / "w", sqlite_template, embedded.url, "worker", "--device", "cpu")
+    passes = SILENT_S + 1.0
     try:
         first = worker.submit()
         wait_until(lambda: worker.succeeded(first), 30, "the first prediction")
-        assert_lasts(worker, passes)
         # One call of that length, and more hints than the window takes.
         last = [worker.submit(passes), *(worker.submit() for _ in range(20))][-1]
         wait_until(lambda: worker.succeeded(last), 30, "what waited behind a long call")
@@ -331,19 +332,13 @@ def assert_lasts(worker: Process, seconds: float) -> None:
         worker.process.wait(seconds)
 
 
-def test_a_janitor_that_hangs_loses_its_lease_and_its_process_ends(
-    sqlite_template: Path, redis_url: str, tmp_path: Path
-) -> None:
-    plant = "from workers.janitor import Janitor; Janitor.step = lambda self: time.sleep(1000)"
-    utility = Process(tmp_path / "u", sqlite_template, redis_url, "utility", plant=plant)
-    try:
-        workers = Workers(utility.database)
-        wait_until(lambda: not workers.hold_lease("janitor", "another", 0.0), 20, "the lease to be held")
-        wait_until(lambda: workers.hold_lease("janitor", "another", 10), 20, "the lease to be free")
-        assert utility.process.wait(30) == 1  # its main thread hangs, and had to be left
-        assert "the janitor has shown no sign of life" in utility.log
-    finally:
-        utility.close()
+def test_a_janitor_that_hangs_loses_its_lease_and_its_process_ends(stuck: dict[str, Process]) -> None:
+    utility = stuck["the janitor"]
+    workers = Workers(utility.database)
+    wait_until(lambda: workers.lease_left("janitor") is not None, 30, "the lease to be held")
+    wait_until(lambda: workers.hold_lease("janitor", "another", 10), 30, "the lease to be free")
+    assert utility.process.wait(30) == 1  # its main thread hangs, and had to be left
+    assert "the janitor has shown no sign of life" in utility.log
 
 
 def test_a_device_process_dies_with_a_worker_that_ends_itself(stuck: dict[str, Process]) -> None:
