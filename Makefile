@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check bench bench-webhooks bench-batch bench-growth clean
+.PHONY: help install demo test fuzz chaos endurance check audit bench bench-webhooks bench-batch bench-growth bench-overload clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,14 @@ bench-batch: demo-install  ## a file through `headway batch` beside a bare loop,
 
 bench-growth: test-install  ## the store full beside the store empty, on SQLite and PostgreSQL
 	$(BIN)/python bench/growth.py
+
+bench-overload: test-install  ## three times capacity for two minutes, 2,000 slow connections, a crowd of 2,000
+	$(BIN)/python -m bench.overload
+
+audit: $(VENV)/bin/python  ## known vulnerabilities of all that is pinned (needs the internet)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 clean:  ## forget the virtual environment
 	rm -rf $(VENV)

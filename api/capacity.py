@@ -1,9 +1,10 @@
 """Whether a model's queue has room for a submission (`max_queue`).
 
 The queue is counted in SQL every half second while something is submitted, no further than `max_queue`; in between,
-what this process has accepted is added. What has left the queue since makes that too many, so nobody is refused before
-it is counted anew. What other API processes accept shows only in the next count: with several of them the bound is
-that much softer.
+what this process has accepted is added. What has left the queue since makes that too many, so nobody is refused for it
+before it is counted anew. A queue that was full by itself is counted ten times a second, and meanwhile refuses at once:
+when many are refused, none of them should wait. What other API processes accept shows only in the next count: with
+several of them the bound is that much softer.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from storage.tenants import Tenants
 
 #: How old a count may become while something is submitted, seconds.
 _EVERY_S = 0.5
+#: The same where it was full.
+_FULL_S = 0.1
 #: A long queue takes its time to count, and many may be refused: no more than a tenth of a thread's.
 _SHARE = 0.1
 #: A refused caller comes back when this share of the queue has been worked off.
@@ -60,11 +63,13 @@ class Capacity:
             queue = self._queues[target.model] = _Queue()
             await self._count(queue, target.model)
         age = time.monotonic() - queue.began
-        if queue.task is None and age >= max(_EVERY_S, queue.took / _SHARE):
+        was_full = queue.counted + count > target.max_queue
+        if queue.task is None and age >= max(_FULL_S if was_full else _EVERY_S, queue.took / _SHARE):
             self._begin(queue, target.model)
         if self._fits(queue, target, count):
             return
-        if queue.task is not None or age >= queue.took / _SHARE:
+        by_this_count = was_full and age < 2 * max(_FULL_S, queue.took / _SHARE)
+        if not by_this_count and (queue.task is not None or age >= queue.took / _SHARE):
             await self._count(queue, target.model)
             if self._fits(queue, target, count):
                 return

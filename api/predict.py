@@ -27,6 +27,7 @@ _CALLERS_FAULT = (ItemCode.INVALID_INPUT, ItemCode.OUTPUT_INVALID)
 
 async def predict(service: Service, call: Call) -> Answer:
     """200 with all outputs, or a problem that lists the instances without one."""
+    service.submitter.check_room()
     query_parameters(call.query, {})
     wait = preferred_wait(call.headers.get(b"prefer", b""))
     target = await service.registry.resolve(call.params["model"], call.params.get("version"), call.params.get("alias"))

@@ -31,6 +31,7 @@ _REPLAYED = (b"idempotency-replayed", b"true")
 
 async def create(service: Service, call: Call) -> Answer:
     """202 once the row is committed; with `Prefer: wait`, 200 if it ends in time."""
+    service.submitter.check_room()
     media = media_type(call.headers.get(b"content-type", b""))
     if media is None:
         query_parameters(call.query, {})

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 500
 MOST_BYTES = 4 * 1024 * 1024
 
+#: Submissions that may wait for their group; whoever comes later would wait longer than it takes to come again.
+MOST_WAITING = 2 * MOST_ROWS
 
 #: How long a submission is followed by others, probably, and the longest pause that is made for them.
 _LATELY_S = 0.5
@@ -52,6 +54,12 @@ class Submitter:
         self._asked_at = -math.inf  # monotonic, when something was submitted last
         self.uncommitted: Counter[str] = Counter()  # submissions of each model on their way to SQL
         self.accepted: Counter[str] = Counter()  # of each model, since this process began
+
+    def check_room(self) -> None:
+        """Raises Problem unavailable where more are submitted than can be committed; before a body is read."""
+        if len(self._pending) >= MOST_WAITING:
+            metrics.refused("overloaded")
+            raise Problem.unavailable("More is submitted than can be stored now.")
 
     async def submit(self, row: NewPrediction, at_most: int) -> int | Held:
         """The row's position once it is committed, or who has its idempotency key.

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+import msgspec
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from bench.load import Connection
+from bench.slow_clients import Seen
 from headway.running import RunningHeadway, command_line, descendants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +68,8 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=256, help="that submit")
     parser.add_argument("--slow", type=int, default=2000, help="slow connections")
     parser.add_argument("--slow-seconds", type=float, default=40.0)
+    parser.add_argument("--crowd", type=int, default=2000, help="connections that submit again as soon as answered")
+    parser.add_argument("--crowd-seconds", type=float, default=20.0)
     options = parser.parse_args()
     scratch = ROOT / ".headway"
     scratch.mkdir(exist_ok=True)
@@ -101,11 +105,18 @@ async def measure(system: RunningHeadway, options: argparse.Namespace) -> dict[s
     unfinished = accepted - completed(system, began, time.time())
 
     quiet = await callers.submit(50, 20.0)
-    slow = SlowClients(port, options.slow)
-    slowing = asyncio.create_task(slow.run(options.slow_seconds))
+    slow_clients = [sys.executable, "-m", "bench.slow_clients", str(port), "--count", str(options.slow)]
+    slowing = await asyncio.create_subprocess_exec(
+        *slow_clients, "--seconds", str(options.slow_seconds), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
     await asyncio.sleep(WARM_UP_S)
     beside = await callers.submit(50, options.slow_seconds - WARM_UP_S)
-    await slowing
+    said, _ = await slowing.communicate()
+    slow = msgspec.json.decode(said, type=Seen)
+    await drained(system)
+
+    crowd = await crowded(port, options.crowd, options.crowd_seconds)
+    await drained(system)
     callers.close()
     return {
         "capacity_per_s": capacity,
@@ -117,6 +128,7 @@ async def measure(system: RunningHeadway, options: argparse.Namespace) -> dict[s
         "unloaded_p99_ms": p99(unloaded.accepted_ms),
         "accepted_p50_ms": statistics.median(load.accepted_ms),
         "accepted_p99_ms": p99(load.accepted_ms),
+        "accepted_p99_ms_since_sent": p99(load.answered_ms),
         "refused_p99_ms": p99(load.refused_ms),
         "accepted_and_unfinished": unfinished,
         "memory_mb": memory.summary(),
@@ -127,6 +139,10 @@ async def measure(system: RunningHeadway, options: argparse.Namespace) -> dict[s
         "good_p99_ms_alone": p99(quiet.accepted_ms),
         "good_p99_ms_beside_slow": p99(beside.accepted_ms),
         "good_statuses_beside_slow": dict(beside.statuses),
+        "crowd": options.crowd,
+        "crowd_statuses": dict(crowd.statuses),
+        "crowd_accepted_p99_ms": p99(crowd.accepted_ms),
+        "crowd_refused_p50_ms": statistics.median(crowd.refused_ms or [0.0]),
         "load_average": os.getloadavg(),
     }
 
@@ -136,9 +152,15 @@ class Load:
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
-        self.accepted_ms: list[float] = []
+        self.accepted_ms: list[float] = []  # since it was due
+        self.answered_ms: list[float] = []  # the same, since it was sent
         self.refused_ms: list[float] = []
         self.without_retry_after = 0
+
+    def add(self, status: int, took_ms: float, retry_after: bool) -> None:
+        self.statuses[status] += 1
+        (self.accepted_ms if status == 202 else self.refused_ms).append(took_ms)
+        self.without_retry_after += not retry_after
 
 
 class Answers(Connection):
@@ -162,9 +184,9 @@ class Callers:
     def __init__(self, port: int, count: int) -> None:
         self._port = port
         self._count = count
-        self._all: list[Answers] = []
+        self.all: list[Answers] = []
         host = f"127.0.0.1:{port}".encode()
-        self._request = (
+        self.request = (
             b"POST /v1/models/device/predictions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (host, len(BODY), BODY)
         )
@@ -172,17 +194,17 @@ class Callers:
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(self._count):
-            self._all.append((await loop.create_connection(Answers, "127.0.0.1", self._port))[1])
+            self.all.append((await loop.create_connection(Answers, "127.0.0.1", self._port))[1])
 
     def close(self) -> None:
-        for connection in self._all:
+        for connection in self.all:
             connection.transport.close()
 
     async def submit(self, per_s: float, seconds: float) -> Load:
         """`per_s * seconds` submissions, each at its time."""
         load, loop = Load(), asyncio.get_running_loop()
         due: deque[float] = deque()
-        wake = asyncio.Semaphore(0)
+        wake, answered = asyncio.Semaphore(0), asyncio.Event()
         count = int(per_s * seconds)
         began = loop.time()
 
@@ -194,17 +216,19 @@ class Callers:
                 at = due.popleft()
                 if connection.transport.is_closing():  # idle for long, or refused
                     connection = (await loop.create_connection(Answers, "127.0.0.1", self._port))[1]
-                    self._all.append(connection)
+                    self.all.append(connection)
+                sent_at = loop.time()
                 try:
-                    status, retry_after = await connection.ask(self._request)
+                    status, retry_after = await connection.ask(self.request)
                 except OSError:
                     status, retry_after = 0, b""
-                load.statuses[status] += 1
-                took_ms = (loop.time() - at) * 1000
-                (load.accepted_ms if status == 202 else load.refused_ms).append(took_ms)
-                load.without_retry_after += not retry_after
+                load.add(status, (loop.time() - at) * 1000, bool(retry_after))
+                if status == 202:
+                    load.answered_ms.append((loop.time() - sent_at) * 1000)
+                if sum(load.statuses.values()) == count:
+                    answered.set()
 
-        callers = [asyncio.create_task(caller(connection)) for connection in self._all[: self._count]]
+        callers = [asyncio.create_task(caller(connection)) for connection in self.all[: self._count]]
         sent = 0
         while sent < count:
             now = loop.time()
@@ -213,53 +237,32 @@ class Callers:
                 wake.release()
                 sent += 1
             await asyncio.sleep(0.002)
-        while sum(load.statuses.values()) < count:
-            await asyncio.sleep(0.01)
+        await answered.wait()
         for _ in callers:
             wake.release()
         await asyncio.gather(*callers)
-        self._all = [connection for connection in self._all if not connection.transport.is_closing()]
-        while len(self._all) < self._count:
-            self._all.append((await loop.create_connection(Answers, "127.0.0.1", self._port))[1])
+        self.all = [connection for connection in self.all if not connection.transport.is_closing()]
+        while len(self.all) < self._count:
+            self.all.append((await loop.create_connection(Answers, "127.0.0.1", self._port))[1])
         return load
 
 
-class SlowClients:
-    """Connections that send a byte of a request every second, opened again as they are closed."""
+async def crowded(port: int, count: int, seconds: float) -> Load:
+    """Each of so many connections submits, and again when it is answered; one that is refused waits as it is told."""
+    callers, load, loop = Callers(port, count), Load(), asyncio.get_running_loop()
+    await callers.connect()
+    end = loop.time() + seconds
 
-    def __init__(self, port: int, count: int) -> None:
-        self._port = port
-        self._count = count
-        self.opened = 0
-        self.longest_s = 0.0
-        self.left_open = 0
-        self._head = b"POST /v1/models/device/predictions HTTP/1.1\r\nHost: localhost\r\n"
-        self._body = self._head + b"Content-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
+    async def caller(connection: Answers) -> None:
+        while (began := loop.time()) < end and not connection.transport.is_closing():
+            status, retry_after = await connection.ask(callers.request)
+            load.add(status, (loop.time() - began) * 1000, bool(retry_after))
+            if status != 202:
+                await asyncio.sleep(1.0)
 
-    async def run(self, seconds: float) -> None:
-        end = asyncio.get_running_loop().time() + seconds
-        kinds = (b"", self._head[:-20], self._body)  # silent, in its head, in its body
-        await asyncio.gather(*[self._one(kinds[number % 3], number, end) for number in range(self._count)])
-
-    async def _one(self, beginning: bytes, number: int, end: float) -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(number / self._count * 3)
-        while (began := loop.time()) < end:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            self.opened += 1
-            writer.write(beginning)
-            closed = asyncio.ensure_future(reader.read())
-            with contextlib.suppress(OSError):
-                while not closed.done() and loop.time() - began < 60:
-                    await asyncio.wait((closed,), timeout=1.0)
-                    if beginning and not closed.done():
-                        writer.write(b"x")
-            if not closed.done():
-                self.left_open += 1
-            self.longest_s = max(self.longest_s, loop.time() - began)
-            closed.cancel()
-            writer.transport.abort()
-            await asyncio.gather(closed, return_exceptions=True)
+    await asyncio.gather(*map(caller, callers.all))
+    callers.close()
+    return load
 
 
 class Memory:
@@ -277,8 +280,7 @@ class Memory:
                 name = next(named, None)
                 with contextlib.suppress(OSError, IndexError, ValueError):
                     if name is not None:
-                        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                        self._seen.setdefault(name, []).append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+                        self._seen.setdefault(name, []).append(resident_mb(pid))
             await asyncio.sleep(1.0)
 
     def summary(self) -> dict[str, dict[str, float]]:
@@ -287,6 +289,11 @@ class Memory:
             name: {"first": values[0], "half": values[len(values) // 2], "most": max(values)}
             for name, values in self._seen.items()
         }
+
+
+def resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 async def loaded(system: RunningHeadway) -> None:

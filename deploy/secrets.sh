@@ -21,9 +21,12 @@ keep() {
 }
 
 keep postgres_password "$(random)"
+keep postgres_migrate_password "$(random)"
+keep postgres_runtime_password "$(random)"
 keep redis_password "$(random)"
-keep database_url "postgresql://headway:$(cat "$folder/postgres_password")@postgres:5432/headway"
-keep redis_url "redis://:$(cat "$folder/redis_password")@valkey:6379/0"
+keep migrate_database_url "postgresql://headway_migrate:$(cat "$folder/postgres_migrate_password")@postgres:5432/headway"
+keep database_url "postgresql://headway_runtime:$(cat "$folder/postgres_runtime_password")@postgres:5432/headway"
+keep redis_url "redis://headway:$(cat "$folder/redis_password")@valkey:6379/0"
 keep bootstrap_key "$(random)"
 keep flower_basic_auth "operator:$(random)"
 keep grafana_password "$(random)"

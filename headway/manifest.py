@@ -525,7 +525,9 @@ def _found(
         files = [file]
         framework = ARTIFACTS[file.name]
     else:
-        return msgspec.structs.replace(found, error=f"no {', '.join(ARTIFACTS)} in {path}")
+        weights = (path / "model.safetensors").is_file()
+        hint = "; what its weights are of, [model] entry says" if weights else ""
+        return msgspec.structs.replace(found, error=f"no {', '.join(ARTIFACTS)} in {path}{hint}")
     try:
         digest = digest_of(path, sha256)
         file_digest = sha256(files)

@@ -44,7 +44,7 @@ def _check(found: Found, device: str, console: Console) -> int:
             )
             loaded = executor.load()
         try:
-            console.print(_facts(title, device, found.manifest, loaded))
+            console.print(_facts(title, device, found, found.manifest, loaded))
             ran = _run_example(executor, found.manifest, loaded, console)
         finally:
             executor.close()
@@ -56,9 +56,10 @@ def _check(found: Found, device: str, console: Console) -> int:
     return 0
 
 
-def _facts(title: str, device: str, manifest: Manifest, loaded: Loaded) -> Table:
+def _facts(title: str, device: str, found: Found, manifest: Manifest, loaded: Loaded) -> Table:
     table = Table(title=escape(title), show_header=False, title_justify="left")
     table.add_row("framework", loaded.framework)
+    table.add_row("sha256", found.sha256)
     table.add_row("device", device)
     table.add_row("loaded in", f"{loaded.seconds:.2f} s, warm-up included")
     if loaded.memory_bytes is not None:

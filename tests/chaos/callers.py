@@ -29,9 +29,9 @@ MIX: Sequence[tuple[float, str, str]] = (
     (0.02, "moody", "refuse"),
     (0.015, "moody", "short"),
     (0.015, "moody", "nan"),
-    (0.002, "moody", "memory"),
-    (0.002, "moody", "crash"),
-    (0.001, "moody", "hang"),
+    (0.001, "moody", "memory"),
+    (0.001, "moody", "crash"),
+    (0.0005, "moody", "hang"),
 )
 #: (share, temper of the receiver); the rest has no webhook.
 HOOKS: Sequence[tuple[float, str]] = (

@@ -257,9 +257,10 @@ def _stability(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _steps(evidence: Evidence) -> Iterator[Finding]:
-    for id_, row in evidence.rows.items():
-        if row["deleted"]:
+    for row in evidence.sql:
+        if row["table"] != "predictions" or row["deleted"]:
             continue
+        id_ = row["id"]
         steps = ["queued", *(_STATUSES[code] for code, _ in row["log"])]
         if steps[-1] == "queued" and row["started_at"] is not None:
             steps.append("in_progress")
@@ -271,9 +272,13 @@ def _steps(evidence: Evidence) -> Iterator[Finding]:
             yield "illegal", f"{id_} is {row['status']}, and was last {steps[-1]}"
         if (claims := steps.count("in_progress")) != row["attempt"]:
             yield "illegal", f"{id_} has {row['attempt']} attempts, and was claimed {claims} times"
+        if row["webhook"] is None and row["revision"] != len(
+            steps
+        ):  # with one, the end of its delivery is noted as well
+            yield "illegal", f"{id_} is revision {row['revision']} after {' → '.join(steps)}: somebody wrote it again"
         if row["charged"] > row["max_attempts"]:
             yield "illegal", f"{id_} was charged {row['charged']} times, at most {row['max_attempts']}"
-        if row["queued"] != (row["status"] == "queued"):
+        if row["batch"] is None and row["queued"] != (row["status"] == "queued"):
             yield "illegal", f"{id_} is {row['status']}, and marked as {'queued' if row['queued'] else 'not queued'}"
 
 

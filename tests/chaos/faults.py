@@ -15,6 +15,10 @@ from typing import Any
 
 import redis
 
+from headway import broker
+from headway.clock import new_id
+from headway.failpoints import POINTS
+from headway.types import Hint
 from tests.chaos.history import Writer
 from tests.chaos.system import System
 
@@ -23,6 +27,8 @@ Run = Callable[[System, random.Random], Awaitable[str]]
 #: A worker's claims are given back after 15 s without a beat, a webhook's lease is over after 10.
 PAST_THE_LEASE_S = 19.0
 PAST_THE_DELIVERY_S = 12.0
+#: Where a worker can stop that has claimed something.
+_WORKERS_POINTS = ("claim.committed", "finish.begin", "finish.committed")
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,26 @@ async def _stop_redis(system: System, chance: random.Random) -> str:
     return "4 s"
 
 
+def _forge(system: System) -> int:
+    """Into every line: what is there once more, ids that nobody has, and what is no message at all."""
+    pushed = 0
+    with contextlib.suppress(redis.RedisError), _redis(system) as client:
+        for model in ("steady", "moody", "leaky"):
+            line = broker.line(model, "1", 5)
+            hints = [(5, Hint(id=new_id(), size=1, shape=None, position=0)) for _ in range(20)]
+            wires = [wire for _, wire in broker.envelopes(line, hints, at_most=5)]
+            wires += 3 * client.lrange(line, 0, 20)
+            pickled = wires[0].replace(b"application/json", b"application/x-python-serialize")
+            wires += [b"", b"\x80\x04.", b"[]", b'{"body": 1}', wires[0][:-20], pickled, b"{" * 5000]
+            pushed += len(wires)
+            client.rpush(line, *wires)
+    return pushed
+
+
+async def _forged(system: System, chance: random.Random) -> str:
+    return f"{await asyncio.to_thread(_forge, system)} messages"
+
+
 # The network
 
 
@@ -175,6 +201,37 @@ def _failing(point: str) -> Run:
     return run
 
 
+def _at_a_point(action: str, points: Sequence[str]) -> Run:
+    """In whichever process comes by first."""
+
+    async def run(system: System, chance: random.Random) -> str:
+        file = system.failpoints / (point := chance.choice(points))
+        fired = file.with_name(f"{point}.fired")
+        file.write_text(action)
+        try:
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                if fired.exists():
+                    return point
+            return f"{point}, where nobody came by"
+        finally:
+            file.unlink(missing_ok=True)
+            fired.unlink(missing_ok=True)
+
+    return run
+
+
+async def _crowded(system: System, chance: random.Random) -> str:
+    assert system.postgres is not None
+    held = await asyncio.to_thread(system.postgres.crowd)
+    try:
+        await asyncio.sleep(4)
+    finally:
+        for connection in held:
+            await asyncio.to_thread(connection.close)
+    return f"{len(held)} connections for 4 s"
+
+
 async def _locked(system: System, chance: random.Random) -> str:
     """By a program that is none of ours."""
     seconds = chance.choice((1.5, 4.0))
@@ -216,16 +273,22 @@ FAULTS = (
     Fault("redis read only", _demote_redis),
     Fault("redis full", _fill_redis),
     Fault("redis stopped", _stop_redis),
+    Fault("redis forged", _forged),
     Fault("redis cut", _network("redis", "cut")),
     Fault("redis blackholed", _network("redis", "lost", 5)),
     Fault("redis slow", _network("redis", "delay", 5)),
     Fault("sql fails", _failing("sql.execute")),
     Fault("sql commits and does not say so", _failing("sql.committed")),
+    Fault("killed at a point", _at_a_point("kill", POINTS)),
+    Fault("stalled at a point", _at_a_point("stall 3", POINTS)),
+    Fault("failed at a point", _at_a_point("error", [point for point in POINTS if not point.startswith("compute")])),
+    Fault("stopped at a point", _at_a_point(f"stop {PAST_THE_LEASE_S:g}", _WORKERS_POINTS)),
     Fault("sql locked", _locked),
     Fault("disk full", _fill_disk, _LITE),
     Fault("everything killed", _restart_all),
     Fault("postgresql restarted", _restart_postgres, _PG),
     Fault("postgresql sessions ended", _cut_sessions, _PG),
+    Fault("postgresql crowded", _crowded, _PG),
     Fault("sql cut", _network("sql", "cut"), _PG),
     Fault("sql stalled", _network("sql", "stall", 3), _PG),
     Fault("sql blackholed", _network("sql", "lost", 4), _PG),

@@ -34,6 +34,7 @@ from tests.conftest import new_postgres_server, stop_at_once
 TENANTS = ("ants", "bees", "cats")
 #: So that nothing takes minutes that takes seconds here: some twenty attempts in two minutes.
 _DISK_MB = 512
+_RESTART_S = 60.0
 _SCHEDULE = ",".join(["0.3", "0.6", "1", "2", "3", "4", *["5"] * 20])
 
 
@@ -123,11 +124,18 @@ class System:
     def restart(self) -> None:
         """As when the power fails, but for the disk: `up` is killed, and all its parts die with it."""
         self.headway.process.kill()
-        self.headway.process.wait()
-        if self.headway.process.stdout is not None:
-            self.headway.process.stdout.close()
-        self.headway.process = self.headway.start()
-        self.headway.wait_ready()
+        give_up = time.monotonic() + _RESTART_S
+        while True:  # as systemd would: it does not start while SQL is away
+            self.headway.process.wait()
+            if self.headway.process.stdout is not None:
+                self.headway.process.stdout.close()
+            self.headway.process = self.headway.start()
+            try:
+                return self.headway.wait_ready()
+            except RuntimeError:
+                if time.monotonic() > give_up:
+                    raise
+            time.sleep(0.5)
 
     def hold_lock(self, seconds: float) -> None:
         """Nobody else writes meanwhile."""
@@ -259,9 +267,13 @@ class Postgres:
         stop_at_once(self._server)
         self._server.ensure_postgres_running()
 
-    def pids(self) -> list[int]:
-        postmaster = self._server.get_postmaster_info().process.pid
-        return [postmaster, *children(postmaster)]
+    def crowd(self) -> "list[psycopg.Connection[Any]]":
+        """Every connection that there is left. Close them."""
+        held: list[psycopg.Connection[Any]] = []
+        with contextlib.suppress(psycopg.OperationalError):
+            while len(held) < 1000:
+                held.append(self.connect(self.name))
+        return held
 
     def cut(self) -> None:
         """Ends every session but its own."""

@@ -80,9 +80,15 @@ def test_it_has_every_part_and_a_worker_for_each_gpu_by_profile(compose: dict[st
 
 def test_no_part_is_root_or_has_less_time_to_stop_than_a_drain_takes(compose: dict[str, Any]) -> None:
     assert re.findall(r"^USER (.*)$", (ROOT / "Dockerfile").read_text(), re.M) == ["10001:10001"]
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"] is True, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+        assert service.get("network_mode") is None, name
+        assert ("cap_add" in service) == (name == "postgres")
     for service in ours(compose).values():
         assert "user" not in service
-        assert service["cap_drop"] == ["ALL"]
         assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_S
 
 
@@ -102,6 +108,8 @@ def test_secrets_come_by_file_and_are_made_by_the_script(compose: dict[str, Any]
         words = str([service.get("environment"), service.get("command"), service.get("healthcheck")])
         if name == "prometheus":
             words += (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
+        if name == "postgres":
+            words += (ROOT / "deploy" / "postgres" / "passwords.sh").read_text()
         assert set(re.findall(r"/run/secrets/\w+", words)) == mounted, name
     assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
 
@@ -125,18 +133,23 @@ def test_the_broker_takes_its_password_from_its_file(compose: dict[str, Any], tm
     port = free_port()
     places = {
         "/run/secrets": f"{tmp_path}/secrets",
-        "/tmp/valkey.conf": str(tmp_path / "conf"),
+        "/etc/valkey": str(ROOT / "deploy" / "valkey"),
+        "/tmp/users.acl": str(tmp_path / "users.acl"),
         "valkey-server": find_binary(),
     }
     for inside, outside in places.items():
         script = script.replace(inside, outside)
     process = subprocess.Popen([*shell, script.rstrip() + f" --port {port} --bind 127.0.0.1"], stdout=DEVNULL)
     try:
-        with redis.Redis(port=port, password=secrets["redis_password"], retry=Retry(NoBackoff(), 0)) as client:
+        url = secrets["redis_url"].replace("valkey:6379", f"127.0.0.1:{port}")
+        with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
             wait_until(lambda: answers(client), 10, "Valkey")
-            assert client.config_get("maxmemory-policy", "save") == {"maxmemory-policy": "noeviction", "save": ""}
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.exceptions.AuthenticationError):
+            assert client.lpush("headway:double@1:0", "x") == 1
+        refused = (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)
+        with redis.Redis(port=port) as stranger, pytest.raises(refused):
             stranger.ping()
+        assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
+        assert "--maxmemory-policy noeviction" in script
         assert secrets["redis_password"] not in Path(f"/proc/{process.pid}/cmdline").read_text()
     finally:
         process.kill()
@@ -148,6 +161,15 @@ def answers(client: "redis.Redis") -> bool:
         return bool(client.ping())
     except redis.exceptions.ConnectionError:
         return False
+
+
+def test_what_is_mounted_into_a_container_is_there(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith("./deploy"):
+                assert (ROOT / source).exists(), source
+    assert os.access(ROOT / "deploy" / "postgres" / "passwords.sh", os.X_OK)
 
 
 class Plain:
@@ -214,7 +236,12 @@ class Plain:
 def plain(compose: dict[str, Any], tmp_path: Path, empty_postgres_url: str, fresh_redis_url: str) -> Iterator[Plain]:
     secrets = tmp_path / "secrets"
     make_secrets(secrets)
-    for name, text in {"database_url": empty_postgres_url, "redis_url": fresh_redis_url}.items():
+    urls = {
+        "migrate_database_url": empty_postgres_url,
+        "database_url": empty_postgres_url,
+        "redis_url": fresh_redis_url,
+    }
+    for name, text in urls.items():
         (secrets / name).unlink()
         (secrets / name).write_text(text)
     version = tmp_path / "models" / "double" / "1"

@@ -6,6 +6,7 @@ import os
 import pickle
 import py_compile
 import shutil
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -363,3 +364,103 @@ def test_an_estimator_is_served_where_it_is_trusted(folder: Path, name: str) -> 
         assert [int(one["label"]) for one in answers] == [1, 0]
     with pytest.raises(loaders.Unloadable, match="has no method 'transform'"):
         in_this_process(folder, f"[artifact]\ntrust = true\n[config]\nmethod = 'transform'\n{inputs}")
+
+
+# ── formats that hold numbers and a graph ─────────────────────────────────────────────────────────────────────────
+
+
+def test_weights_in_safetensors_are_read_into_the_module_that_entry_names(folder: Path) -> None:
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    (folder / "net_of_weights.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(width, 1)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n"
+    )
+    weights = {"layer.weight": torch.tensor([[1.0, 2.0]]), "layer.bias": torch.tensor([0.5])}
+    save_file(weights, folder / "model.safetensors")
+    toml = "[model]\nentry = 'net_of_weights:Net'\n[config]\nwidth = {}\n[inputs.{}]\ndtype = 'float32'\nshape = [2]"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        model = in_this_process(folder, toml.format(2, "x"))
+        assert model.framework == "safetensors"
+        arrays = [{"x": np.array(row, dtype=np.float32)} for row in ([1, 1], [2, 0])]
+        assert [float(row[0]) for row in model.predict(arrays, None)] == [3.5, 2.5]
+        with pytest.raises(loaders.Unloadable, match=r"does not fit Net: .*size mismatch"):
+            in_this_process(folder, toml.format(3, "x"))
+        with pytest.raises(loaders.Unloadable, match=r"\[inputs\] does not fit Net.forward"):
+            in_this_process(folder, toml.format(2, "y"))
+
+
+def message(*fields: tuple[int, int | bytes | str]) -> bytes:
+    """Protobuf, by hand."""
+
+    def varint(value: int) -> bytes:
+        return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
+
+    made = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            made += varint(number << 3) + varint(value)
+        else:
+            content = value.encode() if isinstance(value, str) else value
+            made += varint(number << 3 | 2) + varint(len(content)) + content
+    return made
+
+
+def onnx(batch: int | None, location: str | None, constant: str | None = None) -> bytes:
+    """y = x + w, for x of shape [batch, 2]; w is [10, 20], or lies at `location`."""
+
+    def value(name: str) -> bytes:
+        first = message((2, "n")) if batch is None else message((1, batch))
+        shape = message((1, first), (1, message((1, 2))))
+        return message((1, name), (2, message((1, message((1, 1), (2, shape))))))
+
+    def tensor(name: str, where: str | None) -> bytes:
+        if where is None:
+            return message((1, 2), (2, 1), (8, name), (9, struct.pack("<2f", 10, 20)))
+        entry = message((1, "location"), (2, where))
+        return message((1, 2), (2, 1), (8, name), (13, entry), (14, 1))
+
+    nodes = [(1, message((1, "x"), (1, "w"), (2, "y"), (4, "Add")))]
+    if constant is not None:
+        attribute = message((1, "value"), (5, tensor("c", constant)), (20, 4))
+        nodes.append((1, message((2, "c"), (4, "Constant"), (5, attribute))))
+    graph = message(*nodes, (2, "g"), (5, tensor("w", location)), (11, value("x")), (12, value("y")))
+    return message((1, 8), (7, graph), (8, message((1, ""), (2, 17))))
+
+
+def test_an_onnx_graph_says_what_it_takes_and_names_its_outputs(folder: Path, load: Callable[..., Executor]) -> None:
+    (folder / "model.onnx").write_bytes(onnx(None, "weights.bin"))
+    (folder / "weights.bin").write_bytes(struct.pack("<2f", 1, 2))
+    executor = load()
+    assert answer(executor, {"x": [1, 1]}) == {"y": [2, 3]}
+    (found,) = scan(folder.parent.parent)
+    assert found.framework == "onnx"
+
+
+def test_an_onnx_graph_that_cannot_be_served_says_why(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(onnx(4, None))
+    with pytest.raises(loaders.Unloadable, match="fixed batch size"):
+        in_this_process(folder)
+    for rubbish in (b"", b"rubbish", onnx(None, None)[:40]):
+        (folder / "model.onnx").write_bytes(rubbish)
+        with pytest.raises(loaders.Unloadable, match=r"no ONNX|empty"):
+            in_this_process(folder)
+
+
+@pytest.mark.parametrize("where", ["../secret", "/etc/passwd", "link", "sub/../../secret"])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
+def test_weights_of_an_onnx_graph_lie_in_its_folder(folder: Path, where: str, place: str) -> None:
+    (folder.parent / "secret").write_bytes(struct.pack("<2f", 1, 2))
+    (folder / "link").symlink_to(folder.parent / "secret")
+    made = onnx(None, where) if place == "initializer" else onnx(None, None, where)
+    (folder / "model.onnx").write_bytes(made)
+    with pytest.raises(loaders.Unloadable, match="not in its version folder"):
+        in_this_process(folder)

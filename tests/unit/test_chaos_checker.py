@@ -53,11 +53,13 @@ class Run:
                 for answer in (500, 200) if hook == "flaky" else (410,) if hook == "gone" else (200,):
                     self.told(hook, id_, event, f"{id_}-3", status, revision, output, error, answer)
                 self.owed(id_, event, f"{id_}-3", hook, 2 if hook == "gone" else 1)
-            self.call("read", tenant, id_, self.sight(id_, status, revision + 1, output, error))
+                revision += 1
+            self.call("read", tenant, id_, self.sight(id_, status, revision, output, error))
             stranger = "bees" if tenant == "ants" else "ants"
             refusal = {"type": "fail", "http": 404, "problem": "prediction_not_found", "retry_after": None}
             self.call("foreign", stranger, id_, refusal, verb="read")
-            self.row(id_, tenant, key, status, revision + 1, output, error, log)
+            self.row(id_, tenant, key, status, revision, output, error, log)
+            self.of(id_)["webhook"] = hook
         self.history.append({"t": 1.0, "type": "fault", "phase": "begin", "name": "worker killed"})
         # A caller who gave up, and what became of it all the same.
         asked = {"key": "k5", "model": "steady", "kind": "good", "n": 5, "hook": None, "events": []}
@@ -149,6 +151,7 @@ class Run:
                 "key": key,
                 "error": error,
                 "output": output,
+                "webhook": None,
                 "created_at": 10,
                 "started_at": 40,
                 "completed_at": 50,
@@ -246,6 +249,10 @@ def _illegal(run: Run) -> None:
 
 def _claimed_twice(run: Run) -> None:
     run.of("p4")["attempt"] = 2
+
+
+def _written_again(run: Run) -> None:
+    run.of("p3")["revision"] += 1
 
 
 def _trespassed(run: Run) -> None:
@@ -363,6 +370,7 @@ PLANTED: list[tuple[str, Callable[[Run], None]]] = [
     ("changed", _taken_back),
     ("illegal", _illegal),
     ("illegal", _claimed_twice),
+    ("illegal", _written_again),
     ("cross-tenant", _trespassed),
     ("cross-tenant", _hinted),
     ("cross-tenant", _moved),

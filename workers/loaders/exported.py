@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from headway.manifest import DTYPES, Manifest, Tensor
 from headway.model import Context
 from workers.loaders import Unloadable, tensors
+from workers.loaders.agreement import agreed
 from workers.loaders.archives import no_code
 
 
@@ -45,7 +46,7 @@ def load(manifest: Manifest, context: Context) -> ExportedModel:
     with contextlib.nullcontext() if manifest.artifact.trust else no_code():
         program = torch.export.load(context.path / "model.pt2")
     graph = _graph_inputs(program, manifest.batching.max_batch_size)
-    inputs = _agreed(manifest.inputs, graph) if manifest.inputs else graph
+    inputs = agreed(manifest.inputs, graph) if manifest.inputs else graph
     outputs = manifest.outputs or _graph_outputs(program)
     return ExportedModel(move_to_device_pass(program, context.device), inputs, outputs, context.device)
 
@@ -113,20 +114,3 @@ def _tensor(name: str, value: torch.Tensor) -> Tensor:
     if dtype not in DTYPES:
         raise Unloadable(f"model.pt2: {name!r} is {dtype}, which JSON cannot carry")
     return Tensor(dtype, tuple(length if isinstance(length, int) else -1 for length in value.shape[1:]))
-
-
-def _agreed(declared: dict[str, Tensor], graph: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The declared inputs, if the graph can take every value they allow."""
-    if set(declared) != set(graph):
-        raise Unloadable(f"[inputs] declares {', '.join(declared)}, and the graph takes {', '.join(graph)}")
-    for name, tensor in declared.items():
-        own = graph[name]
-        fits = len(own.shape) == len(tensor.shape) and all(
-            theirs in (-1, ours) for ours, theirs in zip(tensor.shape, own.shape, strict=True)
-        )
-        if tensor.dtype != own.dtype or not fits:
-            raise Unloadable(
-                f"[inputs.{name}] declares {tensor.dtype} {list(tensor.shape)}, "
-                f"and the graph takes {own.dtype} {list(own.shape)}"
-            )
-    return declared

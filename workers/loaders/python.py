@@ -11,7 +11,7 @@ from typing import Any
 
 from headway.manifest import Manifest, Tensor
 from headway.model import Context, Model
-from workers.loaders import Unloadable
+from workers.loaders import LoadedModel, Unloadable
 
 
 class PythonModel:
@@ -30,9 +30,13 @@ class PythonModel:
         return answer
 
 
-def load(manifest: Manifest, context: Context) -> PythonModel:
+def load(manifest: Manifest, context: Context) -> LoadedModel:
     read_sources_only(context.path)
-    cls = _entry(manifest.entry) if manifest.entry else _only_model(_import_file(context.path / "model.py"))
+    cls: Any = _entry(manifest.entry) if manifest.entry else _only_model(_import_file(context.path / "model.py"))
+    if not issubclass(cls, Model):
+        from workers.loaders import weights  # it is torch's, so torch has been imported
+
+        return weights.load(cls, manifest, context)
     if inspect.iscoroutinefunction(cls.predict):
         raise Unloadable(
             f"{cls.__name__}.predict is async, and should be a plain function: it has a process of its own"
@@ -92,12 +96,14 @@ def _only_model(module: ModuleType) -> type[Model]:
     raise Unloadable(f'model.py defines {names}: say which one, [model] entry = "model:{leaves[0].__name__}"')
 
 
-def _entry(entry: str) -> type[Model]:
+def _entry(entry: str) -> Any:
+    """A class of ours, or of torch's for weights alone."""
     module, _, name = entry.partition(":")
     cls = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Model)):
-        raise Unloadable(f"[model] entry: {entry} is no subclass of headway.Model")
-    return cls
+    torch = sys.modules.get("torch")
+    if isinstance(cls, type) and (issubclass(cls, Model) or (torch and issubclass(cls, torch.nn.Module))):
+        return cls
+    raise Unloadable(f"[model] entry: {entry} is no subclass of headway.Model, nor of torch.nn.Module")
 
 
 def _takes_context(model: Model) -> bool:

@@ -1,0 +1,165 @@
+"""`model.onnx`, by onnxruntime (the extra `onnx`). The graph knows its inputs and names its outputs.
+
+Weights beside the model file (external data) are read from the version folder and from nowhere else.
+"""
+
+import mmap
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headway.manifest import Manifest, Tensor
+from headway.model import Context
+from workers.loaders import Unloadable
+from workers.loaders.agreement import agreed
+
+_TYPES = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    "bool": "bool",
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class OnnxModel:
+    """A session on its device."""
+
+    framework = "onnx"
+
+    def __init__(self, session: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._session = session
+        self._names = [output.name for output in session.get_outputs()]
+
+    def predict(self, inputs: list[Any], context: Context) -> object:
+        """Items whose free dimensions differ are called apart, since they make no array together."""
+        groups: defaultdict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+        for index, arrays in enumerate(inputs):
+            groups[tuple(arrays[name].shape for name in self.inputs)].append(index)
+        answers: list[Any] = [None] * len(inputs)
+        for indexes in groups.values():
+            feeds = {name: np.stack([inputs[index][name] for index in indexes]) for name in self.inputs}
+            columns = self._session.run(None, feeds)
+            for name, column in zip(self._names, columns, strict=True):
+                if not isinstance(column, np.ndarray) or column.ndim == 0 or len(column) != len(indexes):
+                    raise ValueError(f"the graph's output {name!r} has no row for each of {len(indexes)} items")
+            for row, index in enumerate(indexes):
+                answers[index] = {name: column[row] for name, column in zip(self._names, columns, strict=True)}
+        return answers
+
+
+def load(manifest: Manifest, context: Context) -> OnnxModel:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unloadable("model.onnx needs onnxruntime: pip install 'headway[onnx]', or onnxruntime-gpu") from error
+    file = context.path / "model.onnx"
+    _check_external_data(file)
+    provider = "CUDAExecutionProvider" if context.device.startswith("cuda") else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise Unloadable(f"this onnxruntime has no {provider}: on GPUs it is onnxruntime-gpu that has")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+    graph = {one.name: _tensor("input", one) for one in session.get_inputs()}
+    if not graph:
+        raise Unloadable("model.onnx: the graph takes no tensor")
+    for one in session.get_inputs():
+        if not one.shape or isinstance(one.shape[0], int):
+            raise Unloadable(
+                f"model.onnx was exported with a fixed batch size: its input {one.name!r} has shape {one.shape}. "
+                "Export it with a free first dimension (dynamic_axes)"
+            )
+    outputs = {one.name: _tensor("output", one) for one in session.get_outputs()}
+    if manifest.outputs and set(manifest.outputs) != set(outputs):
+        raise Unloadable(f"[outputs] declares {', '.join(manifest.outputs)}, and the graph has {', '.join(outputs)}")
+    return OnnxModel(session, agreed(manifest.inputs, graph) if manifest.inputs else graph, manifest.outputs or outputs)
+
+
+def _tensor(kind: str, one: Any) -> Tensor:
+    dtype = _TYPES.get(one.type.removeprefix("tensor(").removesuffix(")"))
+    if dtype is None:
+        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers")
+    return Tensor(dtype, tuple(length if isinstance(length, int) else -1 for length in one.shape[1:]))
+
+
+# Where a graph says that its weights are. Of protobuf only this much is read: which fields hold what they may be in.
+
+_GRAPH: dict[int, Any] = {}
+_TENSOR: dict[int, Any] = {13: "location"}
+_SPARSE: dict[int, Any] = {1: _TENSOR, 2: _TENSOR}
+_ATTRIBUTE: dict[int, Any] = {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE}
+_NODE: dict[int, Any] = {5: _ATTRIBUTE}
+_GRAPH.update({1: _NODE, 5: _TENSOR, 15: _SPARSE})
+_FUNCTION: dict[int, Any] = {7: _NODE, 11: _ATTRIBUTE}
+_TRAINING: dict[int, Any] = {1: _GRAPH, 2: _GRAPH}
+_MODEL: dict[int, Any] = {7: _GRAPH, 20: _TRAINING, 25: _FUNCTION}
+_DEEPEST = 64
+
+
+def _check_external_data(file: Path) -> None:
+    """Raises Unloadable where the model names a file outside of its version folder."""
+    folder = file.parent.resolve()
+    with file.open("rb") as stream:
+        if not file.stat().st_size:
+            raise Unloadable("model.onnx is empty")
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                locations = set(_locations(data, 0, len(data), _MODEL, 0))
+            except (ValueError, IndexError) as error:
+                raise Unloadable("model.onnx is no ONNX model") from error
+    for location in locations:
+        target = (folder / location).resolve()
+        if not target.is_relative_to(folder) or "\0" in location:
+            raise Unloadable(f"model.onnx has weights in {location[:200]!r}, which is not in its version folder")
+
+
+def _locations(data: mmap.mmap, start: int, end: int, known: dict[int, Any], depth: int) -> Iterator[str]:
+    if depth > _DEEPEST:
+        raise ValueError("too deep")
+    for field, first, last in _fields(data, start, end):
+        inner = known.get(field)
+        if inner == "location":
+            entry = {number: data[a:b] for number, a, b in _fields(data, first, last)}
+            if entry.get(1) == b"location":
+                yield entry.get(2, b"").decode("utf-8", "strict")
+        elif inner is not None:
+            yield from _locations(data, first, last, inner, depth + 1)
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, first byte, byte after the last) of the fields that have a length. Raises ValueError, IndexError."""
+    while start < end:
+        key, start = _varint(data, start)
+        match key & 7:
+            case 0:
+                _, start = _varint(data, start)
+            case 1:
+                start += 8
+            case 2:
+                length, start = _varint(data, start)
+                if start + length > end:
+                    raise ValueError("a field is longer than what it is in")
+                yield key >> 3, start, start + length
+                start += length
+            case 5:
+                start += 4
+            case _:
+                raise ValueError("no such kind of field")
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError("a number is too long")
