@@ -30,10 +30,10 @@ _TRUST = "if you trust whoever made it, say [artifact] trust = true in model.tom
 _NAME = re.compile(r"[A-Za-z_]\w*|[-+]?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?")
 #: What an expression for a shape may call, beside torch's own functions of sympy.
 _CALLS = {
-    "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling",
-    "log", "sqrt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Piecewise", "ExprCondPair", "Tuple",
-    "Equality", "Unequality", "StrictLessThan", "StrictGreaterThan", "LessThan", "GreaterThan", "Infinity", "NegativeInfinity",
-    "IntInfinity", "NegativeIntInfinity",
+    "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor",
+    "ceiling", "log", "sqrt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Piecewise",
+    "ExprCondPair", "Tuple", "Equality", "Unequality", "StrictLessThan", "StrictGreaterThan", "LessThan",
+    "GreaterThan", "Infinity", "NegativeInfinity", "IntInfinity", "NegativeIntInfinity",
 }  # fmt: skip
 _NODES = (
     ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp,
