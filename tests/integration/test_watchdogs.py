@@ -27,6 +27,7 @@ from headway.testing import new_prediction, wait_until
 from headway.types import Hint, NewPrediction
 from launch.embedded import EmbeddedValkey
 from storage.engine import Database
+from storage.models import Models
 from storage.predictions import Predictions
 from storage.routes import Routes
 from storage.workers import Workers
@@ -126,7 +127,7 @@ class Process:
         *words: str,
         plant: str = "",
         silent_s: int = SILENT_S,
-        model: bool = True,
+        model_py: str = MODEL,
     ) -> None:
         folder.mkdir()
         shutil.copy(template, folder / "headway.db")
@@ -134,9 +135,9 @@ class Process:
         self.model = f"m{folder.name}"
         version = folder / "models" / self.model / "1"
         version.parent.mkdir(parents=True)
-        if model:
+        if model_py:
             version.mkdir()
-            (version / "model.py").write_text(MODEL)
+            (version / "model.py").write_text(model_py)
         (version.parent / "model.toml").write_text("[batching]\nmax_batch_size = 1\n")
         self._log = folder / "log"
         with self._log.open("w") as log:
@@ -168,6 +169,10 @@ class Process:
     def succeeded(self, id_: str) -> bool:
         return self.predictions.read([id_])[id_].status is Status.SUCCEEDED
 
+    def state(self) -> str:
+        """Of its model's version."""
+        return next((one.state for one in Models(self.database).all() if one.model == self.model), "unknown")
+
     @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -184,7 +189,7 @@ class Process:
 def stuck(
     sqlite_template: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Process]]:
-    """One worker for each plant, all at once: mostly they wait."""
+    """One worker for each plant, and a utility worker, all at once: mostly they wait."""
     folder = tmp_path_factory.mktemp("stuck")
     running = {}
     try:
@@ -196,9 +201,11 @@ def stuck(
                 redis_url,
                 *("worker", "--device", "cpu"),
                 plant=plant,
-                model=name not in BARE,
+                model_py="" if name in BARE else MODEL,
             )
             running[name].submit()
+        plant = "from workers.janitor import Janitor; Janitor.step = lambda self: time.sleep(1000)"
+        running["the janitor"] = Process(folder / "janitor", sqlite_template, redis_url, "utility", plant=plant)
         yield running
     finally:
         for process in running.values():
@@ -290,14 +297,13 @@ def test_a_worker_whose_connection_is_half_dead_consumes_again_or_ends(
 
 
 def test_a_worker_that_only_waits_is_left_alone(sqlite_template: Path, valkey: Any, tmp_path: Path) -> None:
-    """Idle, paused, with a full window behind a long call, without Redis, without SQL."""
+    """Paused, with a full window behind a long call, without Redis, without SQL."""
     server, embedded = valkey
-    worker = Process(tmp_path / "w", sqlite_template, embedded.url, "worker", "--device", "cpu", silent_s=2)
-    passes = 3.5
+    worker = Process(tmp_path / "w", sqlite_template, embedded.url, "worker", "--device", "cpu")
+    passes = SILENT_S + 1.0
     try:
         first = worker.submit()
         wait_until(lambda: worker.succeeded(first), 30, "the first prediction")
-        assert_lasts(worker, passes)
         # One call of that length, and more hints than the window takes.
         last = [worker.submit(passes), *(worker.submit() for _ in range(20))][-1]
         wait_until(lambda: worker.succeeded(last), 30, "what waited behind a long call")
@@ -331,19 +337,52 @@ def assert_lasts(worker: Process, seconds: float) -> None:
         worker.process.wait(seconds)
 
 
-def test_a_janitor_that_hangs_loses_its_lease_and_its_process_ends(
+def test_a_janitor_that_hangs_loses_its_lease_and_its_process_ends(stuck: dict[str, Process]) -> None:
+    utility = stuck["the janitor"]
+    workers = Workers(utility.database)
+    wait_until(lambda: workers.lease_left("janitor") is not None, 30, "the lease to be held")
+    wait_until(lambda: workers.hold_lease("janitor", "another", 10), 30, "the lease to be free")
+    assert utility.process.wait(30) == 1  # its main thread hangs, and had to be left
+    assert "the janitor has shown no sign of life" in utility.log
+
+
+DIES = """
+import os
+from pathlib import Path
+from headway import Model
+
+GONE = Path(__file__).with_name("gone")
+
+class Dies(Model):
+    def load(self, context):
+        if GONE.exists():
+            raise RuntimeError("No CUDA GPUs are available")
+
+    def predict(self, inputs):
+        if 1.0 in inputs:
+            GONE.touch()
+            os._exit(74)  # as it does itself when a device is lost
+        return inputs
+"""
+
+
+def test_a_version_whose_device_is_gone_hands_back_what_waits(
     sqlite_template: Path, redis_url: str, tmp_path: Path
 ) -> None:
-    plant = "from workers.janitor import Janitor; Janitor.step = lambda self: time.sleep(1000)"
-    utility = Process(tmp_path / "u", sqlite_template, redis_url, "utility", plant=plant)
+    worker = Process(tmp_path / "gone", sqlite_template, redis_url, "worker", "--device", "cpu", model_py=DIES)
     try:
-        workers = Workers(utility.database)
-        wait_until(lambda: not workers.hold_lease("janitor", "another", 0.0), 20, "the lease to be held")
-        wait_until(lambda: workers.hold_lease("janitor", "another", 10), 20, "the lease to be free")
-        assert utility.process.wait(30) == 1  # its main thread hangs, and had to be left
-        assert "the janitor has shown no sign of life" in utility.log
+        first = worker.submit()
+        wait_until(lambda: worker.succeeded(first), 30, "the first prediction")
+        waiting = [worker.submit(1.0), *(worker.submit() for _ in range(5))]
+        wait_until(lambda: worker.state() == "failed", 30, "the version to be shown as failed")
+        with redis.Redis.from_url(redis_url) as client:
+            line = broker.line(worker.model, "1", 5)
+            wait_until(lambda: client.llen(line) > 0, 10, "the hints to be back in Redis")
+        rows = worker.predictions.read(waiting)
+        assert {row.status for row in rows.values()} == {Status.QUEUED}
+        assert worker.process.poll() is None
     finally:
-        utility.close()
+        worker.close()
 
 
 def test_a_device_process_dies_with_a_worker_that_ends_itself(stuck: dict[str, Process]) -> None:

@@ -92,7 +92,7 @@ def test_a_worker_that_was_stopped_past_its_lease_ends_without_a_trace(
         assert lost not in workers.beats()
 
         first.send_signal(signal.SIGCONT)
-        assert first.wait(20) == 70
+        assert first.wait(20) in (1, 70)  # it was declared dead, or had been stopped for longer than anybody waits
         assert present() == ended
         assert [one.event for one in Deliveries(database).of(row.id, "default")] == [STARTED, SUCCEEDED]
         assert [got.event["type"] for got in receiver.got] == [STARTED, SUCCEEDED]

@@ -37,12 +37,15 @@ def test_more_than_can_wait_are_told_at_once_and_later_there_is_room_again() -> 
         store = SlowStore()
         submitter = Submitter(cast(Any, store), cast(Any, NoPublisher()))
         committing = asyncio.create_task(submitter.run())
+        rows = [new_prediction() for _ in range(MOST_WAITING)]  # beforehand: the first is not waited for long
         waiting = [asyncio.ensure_future(submitter.submit(new_prediction(), 32))]
         assert await asyncio.to_thread(store.begun.wait, 5)  # the others wait for it
-        for _ in range(MOST_WAITING):
-            submitter.check_room()
-            waiting.append(asyncio.ensure_future(submitter.submit(new_prediction(), 32)))
-            await asyncio.sleep(0)
+        submitter.check_room()
+        waiting += [asyncio.ensure_future(submitter.submit(row, 32)) for row in rows[1:]]
+        await asyncio.sleep(0)
+        submitter.check_room()
+        waiting.append(asyncio.ensure_future(submitter.submit(rows[0], 32)))
+        await asyncio.sleep(0)
         with pytest.raises(Problem) as refused:
             submitter.check_room()
         assert refused.value.code == "unavailable"
