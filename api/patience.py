@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 #: A full house is looked through seldom: so many go at once, and none is looked for again so soon.
 _EVICTED_SHARE = 64
 _FULL_S = 0.1
+#: Connections that are looked at before others have their turn.
+_AT_A_TIME = 50
 _SURPLUS_SHARE = 8
 
 
@@ -79,7 +81,9 @@ class House:
         while True:
             await asyncio.sleep(self.limits.look_s)
             now = loop.time()
-            for connection in tuple(connections):
+            for number, connection in enumerate(tuple(connections)):
+                if number % _AT_A_TIME == 0:
+                    await asyncio.sleep(0)  # thousands may be due at once, and each is told
                 try:
                     connection.look(now)
                 except Exception:  # of one connection; the others are still looked at
