@@ -56,6 +56,22 @@ class Capacity:
         self._thread = Threads("capacity", 1)
         self._queues: dict[str, _Queue] = {}
 
+    def check(self, view: ModelView) -> None:
+        """Before anything of a submission is read: raises Problem queue_full where `admit` would, whatever it is."""
+        queue = self._queues.get(view.name)
+        if queue is None or not view.targets:
+            return
+        widest = max(view.targets.values(), key=lambda target: target.max_queue)
+        if queue.counted < widest.max_queue:
+            return
+        age = time.monotonic() - queue.began
+        pause = max(_FULL_S, queue.took / _SHARE)
+        if queue.task is None and age >= pause:
+            self._begin(queue, view.name)
+        if age < 2 * pause:
+            metrics.refused("queue_full")
+            raise _full(view, widest)
+
     async def admit(self, target: Target, count: int = 1) -> None:
         """Raises Problem queue_full; StorageUnavailable where the queue had to be counted."""
         queue = self._queues.get(target.model)

@@ -5,10 +5,13 @@ nothing more. What is looked for is progress, so the clock stands still while it
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 #: A full house is looked through seldom: so many go at once, and none is looked for again so soon.
 _EVICTED_SHARE = 64
@@ -77,4 +80,7 @@ class House:
             await asyncio.sleep(self.limits.look_s)
             now = loop.time()
             for connection in tuple(connections):
-                connection.look(now)
+                try:
+                    connection.look(now)
+                except Exception:  # of one connection; the others are still looked at
+                    log.exception("a connection could not be looked at")

@@ -38,7 +38,7 @@ async def create(service: Service, call: Call) -> Answer:
     wait = preferred_wait(call.headers.get(b"prefer", b""))
     key = idempotency.key_of(call)
     if key is None:
-        await service.registry.model(call.params["model"])  # before its body is read
+        service.capacity.check(await service.registry.model(call.params["model"]))  # before its body is read
     limit = service.settings.max_body_bytes
     submission = await (read_create(call, limit) if media is None else read_raw(call, limit, media))
     digest = None if key is None else await _digest(service, call, submission)

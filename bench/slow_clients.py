@@ -54,7 +54,7 @@ class SlowClients:
         with contextlib.suppress(OSError):
             while not closed.done() and loop.time() - began < GIVE_UP_S:
                 await asyncio.wait((closed,), timeout=1.0)
-                if beginning and not closed.done():
+                if beginning and not closed.done() and not writer.transport.is_closing():
                     writer.write(b"x")
         self.seen.left_open += not closed.done()
         self.seen.longest_s = max(self.seen.longest_s, loop.time() - began)

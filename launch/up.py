@@ -17,13 +17,13 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
 from headway.manifest import scan
 from headway.registry import Version
 from headway.settings import bootstrap_key, duration, size, webhook_secret
 from launch import addresses, devices, flower, lock
+from launch.crew import Crew
 from launch.embedded import EmbeddedValkey
 from launch.supervisor import Part, Supervisor
 from storage.deliveries import Secrets
@@ -102,7 +102,9 @@ class _System:
             cleanup.callback(self._valkey.remove)
         self._environ = self._environment(database_url)
         self._silent_s = max(15.0, duration(os.environ, "HEADWAY_SILENT", 20))  # those that end take ten seconds
-        self._workers: dict[str, str] = {}  # device → the id of the worker that has it now
+        self._crew = Crew(options.data / "workers.json")
+        self._crew.bury_predecessors(Workers(self._database))
+        cleanup.callback(self._crew.disband)
 
     async def run(self) -> int:
         valkey = [Part(name="valkey", argv=self._valkey.argv, ready=self._valkey.answers)] if self._valkey else []
@@ -175,8 +177,7 @@ class _System:
         )
 
     def _new_worker(self, device: str) -> dict[str, str]:
-        self._workers[device] = new_id()
-        return {"HEADWAY_WORKER_ID": self._workers[device]}
+        return {"HEADWAY_WORKER_ID": self._crew.sign_on(device)}
 
     def _mark_dead(self, fresh: Mapping[str, str]) -> None:
         """Its claims are given back now, and not when its heartbeat is missed."""
@@ -219,7 +220,7 @@ class _System:
         """Placements of earlier workers do not count: their processes are gone."""
         if version is None:
             return False
-        ours = [placement.state for placement in version.placements if placement.worker_id in self._workers.values()]
+        ours = [placement.state for placement in version.placements if placement.worker_id in self._crew.ids]
         settled = {"ready", "failed", "unloaded"}  # unloaded: there is no room before somebody asks for it
         return not settled.isdisjoint(ours) or version.state == "failed"
 

@@ -22,12 +22,13 @@ import redis
 from celery import Celery, Task
 from celery.events import Event
 from celery.utils.time import utcoffset
-from kombu import Connection, Exchange, Queue
+from kombu import Exchange, Queue
 
 from headway import broker
 from headway.clock import new_id
 from headway.notices import Ended
 from headway.states import Status
+from workers.channel import SturdyConnection
 from workers.publisher import Publisher
 from workers.watchdog import Life, Sign
 from workers.window import Window
@@ -106,7 +107,7 @@ class Intake:
         app.conf.task_queues = [_queue(name) for name in [self._bell.key, *self._fetched]]
         app.conf.task_default_queue = self._bell.key
         app.conf.worker_prefetch_multiplier = 0  # no limit: the windows are the limit
-        app.amqp.Connection = _Connection
+        app.amqp.Connection = SturdyConnection
         app.register_task(_task(broker.TASK, self._strategy))
         app.register_task(_task(_BELL_TASK, self._hear))
         return app
@@ -429,11 +430,3 @@ def _task(name: str, strategy: Callable[..., Callable[..., None]]) -> AnyTask:
 
     kind: type[AnyTask] = type("Hint", (Task,), {"name": name, "run": run, "Strategy": staticmethod(strategy)})
     return kind()
-
-
-class _Connection(Connection):
-    """Back soon after Redis is: the library's own pauses grow to half a minute."""
-
-    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
-        pauses = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 3}
-        return super().ensure_connection(*args, **{**kwargs, **pauses})

@@ -315,6 +315,7 @@ def test_a_pickle_runs_nowhere_whichever_way_it_comes(locked: Locked, tmp_path: 
         message = {"body": body, "content-type": content_type, "content-encoding": "binary", "properties": properties}
         return json.dumps(message | {"headers": {"task": "headway.predict", "id": "1"}}).encode()
 
+    # What is no message at all is left out: it ends the worker's Celery, which takes seconds to be back.
     messages = [wire(kind, "base64") for kind in ("application/x-python-serialize", "application/data", "")]
     with operator(locked.valkey) as admin:
         for message in messages:

@@ -53,17 +53,18 @@ class Size(Model):
 """
 
 
-@pytest.fixture
-def headway(tmp_path: Path, fresh_redis_url: str) -> Iterator[RunningHeadway]:
+@pytest.fixture(scope="module")
+def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[RunningHeadway]:
+    folder = tmp_path_factory.mktemp("raw")
     for name, code in {"colour": COLOUR, "negative": NEGATIVE, "size": SIZE}.items():
-        version = tmp_path / "models" / name / "1"
+        version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(code)
-    (tmp_path / "models" / "size" / "model.toml").write_text(
+    (folder / "models" / "size" / "model.toml").write_text(
         "[model]\nfetch_urls = true\nfetch_max_bytes = 1000\nfetch_timeout_s = 5\n"
     )
     environ = {"HEADWAY_MAX_BODY_BYTES": str(64 << 20), "HEADWAY_FETCH_ALLOW": "127.0.0.0/8"}
-    with RunningHeadway(tmp_path, options=["--redis-url", fresh_redis_url], environ=environ) as running:
+    with RunningHeadway(folder, options=["--redis-url", redis_url], environ=environ) as running:
         yield running
 
 
@@ -96,12 +97,12 @@ def memory(client: "redis.Redis") -> int:
 
 
 def test_fifty_megabytes_of_numbers_go_in_and_come_out_and_redis_and_sql_hold_none_of_it(
-    headway: RunningHeadway, fresh_redis_url: str
+    headway: RunningHeadway, redis_url: str
 ) -> None:
     array = np.random.default_rng(0).standard_normal(13_000_000).astype(np.float32)
     with (
         httpx.Client(base_url=headway.data_url, timeout=100) as client,
-        redis.Redis.from_url(fresh_redis_url) as broker,
+        redis.Redis.from_url(redis_url) as broker,
     ):
         before = memory(broker)
         sent = client.post(
@@ -128,9 +129,7 @@ def test_fifty_megabytes_of_numbers_go_in_and_come_out_and_redis_and_sql_hold_no
         wait_until(lambda: not any(file.is_file() for file in blobs.rglob("*")), 20, "the blobs to go")
 
 
-def test_an_input_behind_a_url_is_fetched_and_one_that_cannot_be_fails_alone(
-    headway: RunningHeadway, tmp_path: Path
-) -> None:
+def test_an_input_behind_a_url_is_fetched_and_one_that_cannot_be_fails_alone(headway: RunningHeadway) -> None:
     import http.server
     import threading
 

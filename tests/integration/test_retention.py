@@ -11,6 +11,7 @@ from headway.errors import ItemCode, ItemError, SettingsError
 from headway.settings import Settings
 from headway.states import Status
 from headway.types import Outcome
+from headway.webhooks import Events
 from storage.predictions import Finished
 from workers.janitor import Janitor
 from workers.publisher import Publisher
@@ -70,6 +71,24 @@ def test_only_what_ended_before_the_retention_goes_with_its_input(store: Any) ->
     assert store.count("predictions") == store.count("inputs") == len(left)
     assert store.predictions.read_input(old[Status.SUCCEEDED], "default") is None
     assert sum(purged(store)) == 0
+
+
+def test_what_owes_a_webhook_stays_until_it_is_delivered_or_given_up(store: Any) -> None:
+    ids = store.submitted(4, webhook="https://example.com/hook", webhook_events=Events.COMPLETED)
+    claim, _ = store.claimed(ids)
+    store.finished(claim, ids)
+    pending, delivered, given_up, owes_again = aged(store, ids, 8)
+    for old, new in zip(ids, (pending, delivered, given_up, owes_again), strict=True):
+        store.execute(f"UPDATE deliveries SET prediction_id = '{new}' WHERE prediction_id = '{old}'")
+    store.execute(f"UPDATE deliveries SET state = 1 WHERE prediction_id = '{delivered}'")
+    store.execute(f"UPDATE deliveries SET state = 2 WHERE prediction_id = '{given_up}'")
+
+    assert sum(purged(store)) == 2
+    assert set(store.predictions.read([pending, delivered, given_up, owes_again])) == {pending, owes_again}
+    assert store.count("deliveries") == 2
+    store.execute("UPDATE deliveries SET state = 1")
+    assert sum(purged(store)) == 2
+    assert store.count("deliveries") == 0
 
 
 def test_it_goes_in_steps_past_what_must_stay(store: Any) -> None:

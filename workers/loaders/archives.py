@@ -26,11 +26,14 @@ except ImportError:  # before 2.8 an archive could not hold compiled code
 
 _TRUST = "if you trust whoever made it, say [artifact] trust = true in model.toml"
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
+#: Of a symbol, or a number as text.
+_NAME = re.compile(r"[A-Za-z_]\w*|[-+]?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?")
 #: What an expression for a shape may call, beside torch's own functions of sympy.
 _CALLS = {
     "Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Mod", "Max", "Min", "Abs", "floor", "ceiling",
-    "log", "sqrt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Piecewise",
+    "log", "sqrt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Piecewise", "ExprCondPair", "Tuple",
+    "Equality", "Unequality", "StrictLessThan", "StrictGreaterThan", "LessThan", "GreaterThan", "Infinity", "NegativeInfinity",
+    "IntInfinity", "NegativeIntInfinity",
 }  # fmt: skip
 _NODES = (
     ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp,

@@ -1332,6 +1332,16 @@ def test_row_86_a_queue_that_is_full_is_429_on_every_route_that_submits(edge: Ed
             assert int(reply.headers["retry-after"]) >= 1
 
 
+def test_row_86_a_full_queue_refuses_before_a_body_is_read(edge: Edge) -> None:
+    edge.ask("POST", "/v1/models/narrow/predictions", b'{"input": 1}', JSON)
+    assert edge.ask("POST", "/v1/models/narrow/predictions", b'{"input": 1}', JSON).code == "queue_full"
+    sent = {"host": "localhost", "authorization": f"Bearer {edge.tokens['admin']}", "content-length": "90000", **JSON}
+    for _, endpoint in CREATES:
+        with edge.connect() as connection:
+            connection.sendall(head("POST", path_of(endpoint, model="narrow", version="1"), sent))
+            problem(read_reply(connection)[0], 429, "queue_full", endpoint.path)
+
+
 # Texts (rows 91, 92)
 
 TEXT = [
