@@ -72,6 +72,7 @@ def main(
     """
     asked_to_stop = stopping.on_signals()
     watchdog = Watchdog(asked_to_stop, silent_s=settings.silent_s)
+    watchdog.guard()
     interpreter.yield_often()
     exposition.serve(metrics_host, metrics_port)
     worker_id = worker_id or new_id()

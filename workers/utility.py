@@ -33,6 +33,7 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
     interpreter.yield_often()
     asked_to_stop = stopping.on_signals()
     watchdog = Watchdog(asked_to_stop, silent_s=settings.silent_s)
+    watchdog.guard()
     exposition.serve(metrics_host, metrics_port)
     database = Database.open(settings.database_url)
     publisher = Publisher(settings.redis_url)

@@ -140,9 +140,12 @@ class Watchdog:
         self._duties.append((signs, needs))
         self._services += [service for service in needs if service not in self._services]
 
-    def start(self) -> None:
-        """From now on; and a thread that ends by an exception ends the process."""
+    def guard(self) -> None:
+        """From now on a thread that ends by an exception ends the process."""
         threading.excepthook = self._on_exception
+
+    def start(self) -> None:
+        """From now on duties are looked at."""
         for service in self._services:
             service.start()
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()

@@ -215,7 +215,7 @@ def stuck(
 @pytest.mark.parametrize("plant", CHOSEN)
 def test_a_worker_that_is_up_and_does_nothing_ends_itself(stuck: dict[str, Process], plant: str) -> None:
     process = stuck[plant]
-    code = process.process.wait(60)
+    code = process.process.wait(100)
     assert PLANTS[plant][1] in process.log
     assert code == (1 if plant == "the interpreter hangs" else FAILED)
 
