@@ -1,5 +1,6 @@
 """A prediction's webhook: whether it may be called, what was delivered, and sending it again."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from headway.egress import UrlRefused
 from headway.rendering import time_of
 from headway.webhooks import WebhookStatus
 from storage.deliveries import Delivery
+
+#: A webhook-id: whose it is, and of which revision.
+_DELIVERY = re.compile(r"[0-9a-z-]{1,80}")
 
 
 def receiver(service: Service, url: str, where: Mapping[str, str]) -> str:
@@ -43,7 +47,9 @@ async def deliveries_of(service: Service, call: Call, id_: str) -> Answer:
 async def redeliver(service: Service, call: Call) -> Answer:
     """202 and the delivery, which is due now; one that is under way stays as it is."""
     query_parameters(call.query, {})
-    id_ = id_of(call, "delivery_not_found")
+    id_ = call.params["id"]
+    if not _DELIVERY.fullmatch(id_):
+        raise Problem.of("delivery_not_found")
     one = await service.threads.run(lambda: service.deliveries.redeliver(id_, call.tenant))
     if one is None:
         raise Problem("delivery_not_found", "There is no delivery of this id.")

@@ -50,7 +50,7 @@ from workers.yielding import Hurry
 log = logging.getLogger(__name__)
 
 #: Seconds from the signal that a stopping worker gives the device for what it has begun.
-DRAIN_S = 9.0
+DRAIN_S = 8.0
 #: One that is stuck gives it less: it may never come, and somebody else is to begin.
 _FAILED_DRAIN_S = 3.0
 #: Celery leaves its event loop within a second or so; a worker that stops does not wait longer for it than this.

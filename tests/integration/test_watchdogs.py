@@ -378,8 +378,11 @@ def test_a_version_whose_device_is_gone_hands_back_what_waits(
         with redis.Redis.from_url(redis_url) as client:
             line = broker.line(worker.model, "1", 5)
             wait_until(lambda: client.llen(line) > 0, 10, "the hints to be back in Redis")
-        rows = worker.predictions.read(waiting)
-        assert {row.status for row in rows.values()} == {Status.QUEUED}
+
+        def statuses() -> set[Status]:
+            return {row.status for row in worker.predictions.read(waiting).values()}
+
+        wait_until(lambda: statuses() == {Status.QUEUED}, 10, "what was on the device to be queued, too")
         assert worker.process.poll() is None
     finally:
         worker.close()
