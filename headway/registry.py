@@ -65,7 +65,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None  # why it failed, or is not loaded
     framework: str | None
     path: str
-    sha256: str  # of its files (`headway.manifest.digest_of`)
+    sha256: str  # of its files (`headway.digests.digest_of`)
     manifest: Manifest
     created_at: int  # microseconds: when it was first seen
     loaded_at: int | None  # when it was last warm; None: never since its file changed

@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from headway import signature
-from headway.manifest import Found, Manifest, Tensor, scan_model
+from headway.manifest import Manifest, Tensor
 from headway.types import Outcome
+from headway.versions import Found, scan_model
 from workers.executor import DeviceHung, DeviceLost, Executor, Loaded, LoadFailed
 
 

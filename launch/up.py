@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
-from headway.manifest import scan
 from headway.registry import Version
 from headway.settings import bootstrap_key, duration, size, webhook_secret
+from headway.versions import scan
 from launch import addresses, devices, flower, lock
 from launch.crew import Crew
 from launch.embedded import EmbeddedValkey

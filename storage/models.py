@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 from sqlalchemy import Connection
 
-from headway.manifest import Found, Manifest
+from headway.manifest import Manifest
 from headway.registry import Placement, State, Stats, Version, Wish, effective
+from headway.versions import Found
 from storage.engine import Database
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import msgspec
 
 from headway import broker
 from headway.egress import INPUT, Egress
-from headway.manifest import scan_model
 from headway.states import Status
 from headway.testing import new_prediction, wait_until
 from headway.types import Prediction
+from headway.versions import scan_model
 from storage.blobs import Blobs
 from storage.engine import Database
 from storage.models import Models

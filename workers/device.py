@@ -25,8 +25,9 @@ import msgspec
 from batching import outcomes
 from batching.outcomes import Fatal
 from headway import failpoints, logs, npy, signature
+from headway.digests import digest_of
 from headway.errors import ManifestError
-from headway.manifest import Manifest, digest_of
+from headway.manifest import Manifest
 from headway.model import Context, Item
 from headway.types import Outcome
 from workers import accelerator, frames

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import watchfiles
 
+from headway.digests import sha256_of
 from headway.errors import ManifestError
-from headway.manifest import Found, artifact, model_folders, read, scan_model, sha256_of
+from headway.manifest import read
+from headway.versions import Found, artifact, model_folders, scan_model
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change

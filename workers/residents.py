@@ -22,8 +22,9 @@ import redis
 from headway import broker
 from headway.clock import now_us
 from headway.errors import StorageUnavailable
-from headway.manifest import Artifact, Found, Manifest, fits
+from headway.manifest import Artifact, Manifest, fits
 from headway.registry import DeviceStats, Route, State, Version
+from headway.versions import Found
 from storage.routes import Routes
 from storage.workers import Served
 from workers import memory, metrics

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import msgspec
 
 from headway.errors import StorageUnavailable
-from headway.manifest import Found, Limits, Manifest, with_signature
+from headway.manifest import Limits, Manifest, with_signature
 from headway.notices import Ended
 from headway.registry import State
+from headway.versions import Found
 from storage.models import Models
 from storage.predictions import Predictions
 from workers.claims import Claims

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from headway.manifest import scan
 from headway.running import RunningHeadway
 from headway.testing import wait_until
+from headway.versions import scan
 from storage.engine import embedded_url
 
 MODEL = """

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headway.manifest import Found, read, scan
+from headway.manifest import read
 from headway.model import Context
+from headway.versions import Found, scan
 from storage.engine import Database
 from storage.models import Models
 from storage.workers import Workers

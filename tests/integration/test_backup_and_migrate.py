@@ -19,10 +19,11 @@ import pytest
 
 from headway.clock import new_id
 from headway.errors import SettingsError, StorageUnavailable
-from headway.manifest import Found, Manifest
+from headway.manifest import Manifest
 from headway.states import Status
 from headway.testing import new_prediction, wait_until
 from headway.types import Outcome
+from headway.versions import Found
 from storage import migrate
 from storage.backup import backup
 from storage.engine import Database

@@ -11,9 +11,10 @@ import redis
 
 from headway import broker, notices
 from headway.batches import Batch, BatchStatus, Counts
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.testing import wait_until
 from headway.types import BULK_PRIORITY, Outcome
+from headway.versions import Found
 from storage.batches import Batches, Block
 from storage.engine import Database
 from storage.models import Models

@@ -18,10 +18,11 @@ import pytest
 from rich.console import Console
 
 from headway.errors import ItemCode, ManifestError
-from headway.manifest import read, scan_model
+from headway.manifest import read
 from headway.model import Context
 from headway.testing import wait_until
 from headway.types import Outcome
+from headway.versions import scan_model
 from launch import check, scaffold
 from workers import loaders
 from workers.executor import DeviceHung, DeviceLost, Executor, LoadFailed, Reply, Said

@@ -14,10 +14,11 @@ import redis
 
 from headway import broker
 from headway.clock import new_id
-from headway.manifest import Found, Manifest
+from headway.manifest import Manifest
 from headway.states import Status
 from headway.testing import wait_until
 from headway.types import Claimed, Hint, NewPrediction, Outcome
+from headway.versions import Found
 from storage.engine import Database
 from storage.models import Models
 from storage.predictions import Finished, Predictions, Returned

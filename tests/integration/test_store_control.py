@@ -5,10 +5,11 @@ from typing import Any
 from headway import broker
 from headway.clock import new_id, now_us
 from headway.errors import ItemCode, ItemError
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.registry import Route
 from headway.states import Status
 from headway.types import BULK_PRIORITY, Outcome
+from headway.versions import Found
 from storage.models import Models
 from storage.predictions import Finished, Redriven
 from storage.routes import Routes

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.registry import DeviceStats, Route, Stats, Traffic
+from headway.versions import Found
 from storage.models import Models
 from storage.routes import Routes
 from storage.workers import Served

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from headway.manifest import Batching, Found, Manifest, Tensor
+from headway.manifest import Batching, Manifest, Tensor
 from headway.registry import Placement, Version
+from headway.versions import Found
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.workers import Served

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import watchfiles
 
-from headway import manifest
+from headway.digests import digest_of
 from headway.errors import ManifestError
 from headway.testing import wait_until
 from workers.folder import Folder
@@ -94,7 +94,7 @@ def test_a_version_still_being_copied_is_not_there_yet_and_the_others_do_not_wai
         assert folder.versions("other") == {"1": True}
     assert all(versions == {"1": True} for versions in seen)
     wait_until(lambda: folder.versions() == {"1": False, "2": True}, 5)
-    assert next(one.sha256 for one in folder.found if one.version == "2") == manifest.digest_of(models / "echo" / "2")
+    assert next(one.sha256 for one in folder.found if one.version == "2") == digest_of(models / "echo" / "2")
 
 
 def test_a_version_that_does_not_come_to_rest_is_said_once(

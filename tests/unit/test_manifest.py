@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from headway.errors import ManifestError
-from headway.manifest import Manifest, Tensor, fits, parse, read, scan, with_signature
+from headway.manifest import Manifest, Tensor, fits, parse, read, with_signature
+from headway.versions import scan
 
 
 def put(folder: Path, **files: str) -> Path:

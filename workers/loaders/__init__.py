@@ -7,7 +7,7 @@ read, unless model.toml trusts it (`[artifact] trust`).
 import importlib
 from typing import Any, Protocol
 
-from headway import manifest as manifests
+from headway import versions
 from headway.manifest import Manifest, Tensor
 from headway.model import Context
 
@@ -41,10 +41,10 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
     """Reads the model file of `context.path`. Raises Unloadable, or whatever the model's own code raises."""
     if manifest.entry is not None:
         framework = "python"
-    elif (file := manifests.artifact(context.path)) is not None:
-        framework = manifests.ARTIFACTS[file.name]
+    elif (file := versions.artifact(context.path)) is not None:
+        framework = versions.ARTIFACTS[file.name]
     else:
-        raise Unloadable(f"no {', '.join(manifests.ARTIFACTS)} in {context.path}")
+        raise Unloadable(f"no {', '.join(versions.ARTIFACTS)} in {context.path}")
     loader = importlib.import_module(_MODULES[framework])
     model: LoadedModel = loader.load(manifest, context)
     return model

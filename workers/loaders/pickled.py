@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from headway.manifest import UNTRUSTED, Manifest, Tensor, artifact
+from headway.manifest import Manifest, Tensor
 from headway.model import Context
+from headway.versions import UNTRUSTED, artifact
 from workers.loaders import Unloadable
 
 logger = logging.getLogger(__name__)

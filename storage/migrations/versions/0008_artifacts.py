@@ -13,7 +13,7 @@ CREATE TABLE holdings (
     worker_id {text} NOT NULL,
     model {text} NOT NULL,
     version {text} NOT NULL,
-    digest {text} NOT NULL,       -- `headway.manifest.digest_of` the folder it sees, empty where that is broken
+    digest {text} NOT NULL,       -- `headway.digests.digest_of` the folder it sees, empty where that is broken
     PRIMARY KEY (worker_id, model, version)
 ) {strict};
 CREATE TABLE compatibility (

@@ -26,12 +26,13 @@ from headway import broker, notices, reports
 from headway.client import AsyncClient, AsyncJob, Client
 from headway.clock import new_id
 from headway.errors import ItemCode, ItemError
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.notices import Ended
 from headway.reports import Report
 from headway.settings import Settings
 from headway.testing import new_prediction, wait_until
 from headway.types import Outcome
+from headway.versions import Found
 from launch.embedded import EmbeddedValkey
 from storage.blobs import Blobs
 from storage.engine import Database

@@ -14,10 +14,11 @@ import redis
 
 from headway import broker, quantiles
 from headway.errors import ItemCode, ItemError
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.registry import DeviceStats, Stats
 from headway.states import Status
 from headway.testing import new_prediction, wait_until
+from headway.versions import Found
 from storage.models import Models
 from storage.workers import Served
 from tests.integration.over_http.test_api_http import UNKNOWN, problem

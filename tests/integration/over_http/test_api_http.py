@@ -16,8 +16,9 @@ from fastapi.openapi.models import OpenAPI
 
 from headway import broker
 from headway.errors import ItemCode, ItemError
-from headway.manifest import Found, Manifest
+from headway.manifest import Manifest
 from headway.testing import wait_until
+from headway.versions import Found
 from storage.models import Models
 
 if TYPE_CHECKING:

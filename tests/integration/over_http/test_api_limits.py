@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from headway.keys import new_token
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.testing import wait_until
+from headway.versions import Found
 from storage.keys import Keys
 from storage.models import Models
 from storage.tenants import Tenants

@@ -10,9 +10,10 @@ import pytest
 from api.comparisons import max_difference
 from headway import broker
 from headway.errors import ItemCode, ItemError
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.testing import wait_until
 from headway.types import LARGE
+from headway.versions import Found
 from storage.models import Models
 from tests.integration.over_http.test_api_http import problem
 

@@ -15,9 +15,10 @@ import pytest
 
 from headway.errors import ItemCode, ItemError
 from headway.keys import new_token
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.registry import DeviceStats, Stats, Traffic
 from headway.testing import wait_until
+from headway.versions import Found
 from storage.keys import Keys
 from storage.migrate import upgrade
 from storage.models import Models

@@ -28,8 +28,9 @@ from api.requests import CreateBody
 from headway import npy
 from headway.clock import new_id
 from headway.keys import Scope, new_token
-from headway.manifest import Found, parse
+from headway.manifest import parse
 from headway.testing import wait_until
+from headway.versions import Found
 from storage.keys import Keys
 from storage.models import Models
 from tests import spellings

@@ -1,0 +1,176 @@
+"""Which versions lie in the models folder, and what each consists of.
+
+    models/sentiment/model.toml      optional: `headway.manifest`
+    models/sentiment/1/model.py      or model.pt2, model.pt, model.onnx; or `[model] entry` names a class
+
+The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from headway.digests import digest_of, sha256_of
+from headway.errors import ManifestError
+from headway.manifest import NAME, NAME_RULE, Manifest, read
+
+#: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights.
+ARTIFACTS = {
+    "model.py": "python",
+    "model.pt2": "torch.export",
+    "model.pt": "torchscript",
+    "model.onnx": "onnx",
+    "model.joblib": "joblib",
+    "model.pkl": "pickle",
+    "model.pickle": "pickle",
+}
+#: What runs whatever its file says while it is read: only where model.toml says `[artifact] trust = true`.
+UNPICKLED = ("joblib", "pickle")
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A version folder as it lies on the disk. With `error` it cannot be served."""
+
+    model: str
+    version: str  # "" where the error is of the whole folder and no version was found
+    path: Path
+    manifest: Manifest | None = None
+    framework: str | None = None
+    sha256: str = ""  # `digest_of` its folder: of all files, their names too
+    file_sha256: str = ""  # of the model file alone, which is all that earlier releases compare
+    error: str | None = None
+    wanted: bool = True  # by the policy or an alias; the others are loaded when somebody asks for them
+
+
+def scan(models: Path) -> list[Found]:
+    """Every version there is, by name and number. Raises ManifestError only if `models` is no folder."""
+    return [found for folder in model_folders(models) for found in scan_model(folder)]
+
+
+def model_folders(models: Path) -> list[Path]:
+    """Where the models are, by name. Raises ManifestError if `models` is no folder."""
+    try:
+        return sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
+    except OSError as error:
+        raise ManifestError(f"the models folder {models} cannot be read: {error.strerror}") from error
+
+
+def scan_model(
+    folder: Path,
+    *,
+    sha256: Callable[[Sequence[Path]], str] = sha256_of,
+    settled: Callable[[Path], bool] = lambda _: True,
+    before: Mapping[str, Found] = MappingProxyType({}),
+) -> list[Found]:
+    """The versions of one model; whatever is wrong is in there as `error`.
+
+    `sha256`: as `sha256_of`, or what knows its answers from before.
+    `settled`: whether a version folder may be read now. One that may not is what it was in `before`, or not there yet.
+    """
+    model = folder.name
+
+    def broken(version: str, reason: str) -> Found:
+        return Found(model=model, version=version, path=folder / version, error=reason)
+
+    if not NAME.fullmatch(model):
+        return [broken("", f"the folder name {model!r} is no model name: {NAME_RULE}")]
+    try:
+        versions = _versions(folder)
+        changing = {version for version in versions if not settled(folder / version)}
+        coming = changing - before.keys()
+        versions = [version for version in versions if version not in coming]
+        if coming and not versions:
+            return []
+        if not versions:
+            return [broken("", f"no version in {folder}: a version is a folder such as 1/ with a model file in it")]
+        try:
+            manifest = read(folder)
+        except ManifestError as error:
+            return [broken(versions[-1], str(error))]
+        wanted = _wanted(manifest, versions)
+        missing = [
+            broken(version, f"model.toml names version {version}, and {folder} has no such folder")
+            for version in wanted
+            if version not in versions and version not in coming
+        ]
+        return missing + [
+            msgspec.structs.replace(before[version], manifest=manifest, wanted=version in wanted)
+            if version in changing
+            else _found(folder, version, manifest, version in wanted, sha256)
+            for version in versions
+        ]
+    except OSError as error:
+        return [broken("", f"{folder} cannot be read: {error.strerror}")]
+
+
+def _versions(folder: Path) -> list[str]:
+    """Folders that are versions, oldest first: those with a number for a name, and those that hold a model file."""
+    named = [entry for entry in folder.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name)]
+    versions = [e for e in named if e.name.isdecimal() or artifact(e) is not None]
+    return [entry.name for entry in sorted(versions, key=_age)]
+
+
+def _age(version: Path) -> tuple[bool, int, str]:
+    number = version.name.isdecimal()
+    return number, int(version.name) if number else version.stat().st_mtime_ns, version.name
+
+
+def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
+    """The versions the policy asks for, and those that aliases point to."""
+    policy = manifest.policy
+    wanted = versions[-1:] if policy == "latest" else versions if policy == "all" else list(policy)
+    return list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
+
+
+def _found(
+    folder: Path, version: str, manifest: Manifest, wanted: bool, sha256: Callable[[Sequence[Path]], str]
+) -> Found:
+    path = folder / version
+    found = Found(model=folder.name, version=version, path=path, manifest=manifest, wanted=wanted)
+    if manifest.entry is not None:
+        files = sorted(path.rglob("*.py"))
+        framework = "python"
+    elif (file := artifact(path)) is not None:
+        files = [file]
+        framework = ARTIFACTS[file.name]
+    else:
+        weights = (path / "model.safetensors").is_file()
+        hint = "; what its weights are of, [model] entry says" if weights else ""
+        return msgspec.structs.replace(found, error=f"no {', '.join(ARTIFACTS)} in {path}{hint}")
+    try:
+        digest = digest_of(path, sha256)
+        file_digest = sha256(files)
+    except ManifestError as error:
+        return msgspec.structs.replace(found, error=str(error))
+    return msgspec.structs.replace(
+        found,
+        framework=framework,
+        sha256=digest,
+        file_sha256=file_digest,
+        error=_distrusted(manifest, version, framework, digest),
+    )
+
+
+def _distrusted(manifest: Manifest, version: str, framework: str, digest: str) -> str | None:
+    """Why these files are not to be loaded, if so."""
+    pin = manifest.pin(version)
+    if pin is not None and pin != digest:
+        return f"its files have the sha256 {digest}, and model.toml says [artifact] sha256 = {pin}"
+    if framework in UNPICKLED and not manifest.artifact.trust:
+        return UNTRUSTED
+    return None
+
+
+#: Why a file that unpickles is refused.
+UNTRUSTED = (
+    "to read its model file is to unpickle it, which runs whatever code is in there: if you trust whoever made it, say "
+    "[artifact] trust = true in model.toml; else ask for .pt2, .onnx or .safetensors"
+)
+
+
+def artifact(version_folder: Path) -> Path | None:
+    """The model file of a version folder."""
+    files = (version_folder / name for name in ARTIFACTS)
+    return next((file for file in files if file.is_file()), None)
