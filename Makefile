@@ -34,10 +34,9 @@ $(VENV)/installed-%: pyproject.toml constraints.txt $(VENV)/torch
 demo: demo-install  ## start everything, run the main job on real input, stop
 	$(BIN)/python examples/demo.py
 
-# Mostly they wait for processes: four at a time keep two cores busy. A file's tests share what they have started; those
-# of few and long tests would come last by themselves, and then run alone.
+# Mostly they wait for processes: four at a time keep two cores busy. A file's tests share what they have started.
 test: test-install  ## the whole test suite
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 fuzz: test-install  ## two thousand requests and more that OpenAPI allows or forbids
 	FUZZ_EXAMPLES=80 $(BIN)/python -m pytest tests/e2e/test_openapi_fuzz.py -s
