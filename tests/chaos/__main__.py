@@ -36,6 +36,7 @@ PATIENCE_S = 240.0
 MOST_OPEN = 200
 CONTROL = 100
 COUNTED_OUT_S = 40.0
+COUNTERS = ("headway_predictions_ended_total|", "headway_batch_size_sum|")
 
 
 def options() -> argparse.Namespace:
@@ -144,13 +145,25 @@ def _lines(valkey: Valkey) -> dict[str, int]:
 
 async def _metrics(system: System, callers: Callers) -> dict[str, object]:
     """/metrics of the API between two looks at SQL, and those of the workers around a group that nothing disturbs."""
-    before = await asyncio.to_thread(_workers_say, system)
+    before = await _counted(system)
     await asyncio.wait_for(callers.control(CONTROL), 60)
-    after = await asyncio.to_thread(_workers_say, system)
+    after = await _counted(system)
     pending = [(await asyncio.to_thread(evidence.open_work, system.database_url, []))[3]]
     api = await _settled(system)
     pending.append((await asyncio.to_thread(evidence.open_work, system.database_url, []))[3])
     return {"before": before, "after": after, "control": CONTROL, "api": api, "pending": pending}
+
+
+async def _counted(system: System) -> evidence.Samples:
+    """What the workers say once they have counted all: they do so after they have told whoever waits."""
+    deadline = time.monotonic() + COUNTED_OUT_S
+    said = await asyncio.to_thread(_workers_say, system)
+    while True:
+        await asyncio.sleep(1.0)
+        last, said = said, await asyncio.to_thread(_workers_say, system)
+        still = all(last.get(name) == value for name, value in said.items() if name.startswith(COUNTERS))
+        if still or time.monotonic() > deadline:
+            return said
 
 
 async def _settled(system: System) -> evidence.Samples:
