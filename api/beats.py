@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 from api.refreshing import keep_fresh
 from api.threads import Threads
-from storage.workers import Workers
+from storage.workers import JANITOR_LEASE_S, Workers
 
 #: A worker beats every two seconds; one whose beat stands for longer is late, and after fifteen it is declared dead.
 LATE_S = 6.0
-#: The janitor's lease lasts so long, and it is taken again every two seconds.
-LEASE_S = 10.0
 
 
 class Beats:
@@ -55,7 +53,7 @@ class Beats:
     def utility(self) -> dict[str, object]:
         """Whether somebody reconciles, and how long ago it said so last; None where nobody ever did."""
         left = self._lease_left
-        age = None if left is None else round(max(0.0, LEASE_S - left), 1)
+        age = None if left is None else round(max(0.0, JANITOR_LEASE_S - left), 1)
         return {"state": "up" if left is not None and left > 0 else "down", "last_seen_s": age}
 
     def close(self) -> None:

@@ -44,6 +44,19 @@ class _Queue:
         self.took = 0.0
         self.task: asyncio.Task[None] | None = None  # a count under way
 
+    @property
+    def age(self) -> float:
+        """Of the count, seconds."""
+        return time.monotonic() - self.began
+
+    def pause(self, *, full: bool) -> float:
+        """Between two counts, seconds."""
+        return max(_FULL_S if full else _EVERY_S, self.took / _SHARE)
+
+    def decides(self) -> bool:
+        """Whether a count by which it is full is young enough to refuse by."""
+        return self.age < 2 * self.pause(full=True)
+
 
 class Capacity:
     """`admit` before a submission, with nothing awaited between the two."""
@@ -64,11 +77,9 @@ class Capacity:
         widest = max(view.targets.values(), key=lambda target: target.max_queue)
         if queue.counted < widest.max_queue:
             return
-        age = time.monotonic() - queue.began
-        pause = max(_FULL_S, queue.took / _SHARE)
-        if queue.task is None and age >= pause:
+        if queue.task is None and queue.age >= queue.pause(full=True):
             self._begin(queue, view.name)
-        if age < 2 * pause:
+        if queue.decides():
             metrics.refused("queue_full")
             raise _full(view, widest)
 
@@ -78,14 +89,13 @@ class Capacity:
         if queue is None:
             queue = self._queues[target.model] = _Queue()
             await self._count(queue, target.model)
-        age = time.monotonic() - queue.began
         was_full = queue.counted + count > target.max_queue
-        if queue.task is None and age >= max(_FULL_S if was_full else _EVERY_S, queue.took / _SHARE):
+        if queue.task is None and queue.age >= queue.pause(full=was_full):
             self._begin(queue, target.model)
         if self._fits(queue, target, count):
             return
-        by_this_count = was_full and age < 2 * max(_FULL_S, queue.took / _SHARE)
-        if not by_this_count and (queue.task is not None or age >= queue.took / _SHARE):
+        by_this_count = was_full and queue.decides()
+        if not by_this_count and (queue.task is not None or queue.age >= queue.took / _SHARE):
             await self._count(queue, target.model)
             if self._fits(queue, target, count):
                 return

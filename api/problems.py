@@ -83,7 +83,7 @@ TABLE: dict[str, tuple[int, str, str]] = {
     "request_timeout": (
         408,
         "Request timeout",
-        "The request came too slowly: its headers within 10 s, its body at 1 kB/s at least, that of a batch at 10 B/s.",
+        "The request came too slowly. By default: headers in 10 s, a body at 1 kB/s at least, a batch at 10 B/s.",
     ),
     "already_terminal": (
         409,

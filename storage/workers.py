@@ -12,6 +12,9 @@ import msgspec
 from headway.registry import Device, DeviceStats, Stats
 from storage.engine import Database
 
+#: How long the janitor's lease lasts, which is taken again every two seconds.
+JANITOR_LEASE_S = 10.0
+
 _stats = msgspec.json.Decoder(DeviceStats)
 _uuids = msgspec.json.Decoder(list[str])
 

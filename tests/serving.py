@@ -35,6 +35,19 @@ NAME = "mine"
 LINE = broker.line(NAME, "1", 5)
 
 
+#: Ten megabytes a call.
+LEAKS = """
+from headway import Model
+
+class Leaks(Model):
+    kept = []
+
+    def predict(self, inputs):
+        self.kept.append(b"x" * 10_000_000)
+        return [value + 1 for value in inputs]
+"""
+
+
 class Served:
     """`NAME`@1, serving until the block ends."""
 

@@ -25,7 +25,7 @@ from storage.models import Models
 from storage.predictions import GivenBack, Predictions
 from storage.routes import Routes
 from storage.tenants import Tenants
-from storage.workers import Workers
+from storage.workers import JANITOR_LEASE_S, Workers
 from workers import metrics
 from workers.marks import Marks
 from workers.publisher import Publisher
@@ -42,7 +42,6 @@ _GAP_S = 3.0
 #: Hints published for one line in one pass, at most.
 _RECOVER_AT_MOST = 100_000
 _PAGE = 5_000
-_LEASE_S = 10.0
 #: Pages of rows looked at in one pass for what may go.
 _PURGE_PAGES = 20
 
@@ -85,7 +84,7 @@ class Janitor:
         while not stopping.wait(PERIOD_S):
             self.life.goes_on()
             try:
-                if self._workers.hold_lease("janitor", self._id, _LEASE_S):
+                if self._workers.hold_lease("janitor", self._id, JANITOR_LEASE_S):
                     self.step()
             except StorageUnavailable as error:
                 log.warning("sql is away, the janitor waits: %s", error)

@@ -8,7 +8,7 @@ import pytest
 
 from headway.states import Status
 from storage.engine import Database
-from tests.serving import Served
+from tests.serving import LEAKS, Served
 
 SIZE = 32
 
@@ -26,17 +26,6 @@ class Counts(Model):
         if "poison" in inputs:
             raise ValueError("poison")
         return [[value, self.passes] for value in inputs]
-"""
-
-LEAKS = """
-from headway import Model
-
-class Leaks(Model):
-    kept = []
-
-    def predict(self, inputs):
-        self.kept.append(b"x" * 10_000_000)
-        return [value + 1 for value in inputs]
 """
 
 

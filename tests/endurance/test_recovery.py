@@ -12,6 +12,7 @@ import pytest
 
 from headway.running import RunningHeadway
 from headway.testing import wait_until
+from tests.endurance.submitting import submitted
 from tests.receiver import Receiver
 
 WORST_S = 30.0
@@ -52,11 +53,7 @@ def test_what_is_killed_runs_again_within_half_a_minute(
         ):
 
             def accepted() -> str:
-                try:
-                    answer = client.post("/v1/models/slow/predictions", json={"input": 1, "webhook": receiver.url})
-                except httpx.TransportError:
-                    return ""
-                return str(answer.json()["id"]) if answer.status_code == 202 else ""
+                return submitted(client, "slow", receiver.url)
 
             def told(id_: str) -> bool:
                 return any(

@@ -10,6 +10,7 @@ import pytest
 
 from headway.running import RunningHeadway, gone
 from headway.testing import wait_until
+from tests.endurance.submitting import submitted
 from tests.receiver import Receiver
 
 WORST_S = 45.0
@@ -97,11 +98,7 @@ def test_a_part_that_is_stopped_is_replaced(part: str, tmp_path: Path, postgres_
         ):
 
             def accepted() -> str:
-                try:
-                    answer = client.post("/v1/models/echo/predictions", json={"input": 1, "webhook": receiver.url})
-                except httpx.TransportError:
-                    return ""
-                return str(answer.json()["id"]) if answer.status_code == 202 else ""
+                return submitted(client, "echo", receiver.url)
 
             def told(id_: str) -> bool:
                 return any(one.event["data"]["id"] == id_ for one in receiver.got)

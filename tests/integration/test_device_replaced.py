@@ -11,21 +11,10 @@ import pytest
 from headway.errors import ItemCode
 from headway.states import Status
 from storage.engine import Database
-from tests.serving import Served
+from tests.serving import LEAKS, Served
 from workers import memory
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what a process holds in /proc")
-
-LEAKS = """
-from headway import Model
-
-class Leaks(Model):
-    kept = []
-
-    def predict(self, inputs):
-        self.kept.append(b"x" * 10_000_000)
-        return [value + 1 for value in inputs]
-"""
 
 #: Broken by some inputs: `spoilt` and `gone` are CUDA's words, and from then on every call of the process fails.
 STICKY = """
