@@ -30,7 +30,7 @@ from headway.errors import ManifestError
 from headway.manifest import Manifest
 from headway.model import Context, Item
 from headway.types import Outcome
-from workers import accelerator, frames
+from workers import accelerator, frames, memory
 from workers.loaders import LoadedModel, Unloadable, load
 from workers.reporter import Hearing, Part, Reporter
 
@@ -228,11 +228,7 @@ def _memory_bytes(device: str) -> int | None:
     torch = sys.modules.get("torch")
     if device.startswith("cuda"):
         return None if torch is None else int(torch.cuda.memory_reserved())
-    try:
-        resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return None
-    return resident_pages * os.sysconf("SC_PAGESIZE")
+    return memory.resident(os.getpid())
 
 
 def _serve(device: Device, orders: "_Orders") -> None:
