@@ -150,6 +150,7 @@ class Runner:
         self._claiming.rests()
         self._taken = self._taken_before = 0  # micro-batches
         self._idle_since = math.inf
+        self._loadable = True  # as far as is known
         self._device_thread = threading.Thread(target=self._device, name=f"device {window.model}", daemon=True)
         self._feed_thread = threading.Thread(target=self._feed, name=f"feed {window.model}", daemon=True)
 
@@ -407,8 +408,8 @@ class Runner:
 
     def _send_next(self, call: Call) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._has_room())
-            executor = None if self._stopping else self._executor
+            self._changed.wait_for(lambda: self._stopping or not self._loadable or self._has_room())
+            executor = self._executor if self._has_room() and not self._stopping else None
             if executor is not None:
                 if not self._in_flight:
                     self._began = time.monotonic()
@@ -461,10 +462,12 @@ class Runner:
                         self.failed = str(error)
                         self._first_load.set()
                         return
+                    self._let_go()
                 self._pause(pause)
                 pause = min(pause * 2, 30.0)
                 continue
             deaths = 0
+            self._loadable = True
             self._loading_executor = None
             self._on_state("ready", None, loaded)
             self._first_load.set()
@@ -472,6 +475,15 @@ class Runner:
             pause = 0.2 if served else min(pause * 2, 30.0)
             if not served:
                 self._pause(pause)  # it loads and dies: do not spin
+
+    def _let_go(self) -> None:
+        """Nobody knows when it will load again, if ever: what was claimed for it may be computed elsewhere."""
+        with self._changed:
+            self._loadable = False
+            again, self._again = self._again, None
+            self._changed.notify_all()
+        if again is not None:
+            self._hand_back(again.rows, again.claims)
 
     def _receive_from(self, executor: Executor) -> bool:
         """Until this process is gone; whether it answered anything."""
