@@ -12,7 +12,7 @@ from api.versions import fresh
 from headway import broker, quantiles
 from headway.registry import Version
 from headway.rendering import optional_time
-from storage.predictions import Backlog
+from storage.reading import Backlog
 
 
 async def list_models(service: Service, call: Call) -> Answer:

@@ -24,7 +24,7 @@ from headway.quantiles import added, quantile
 from headway.registry import Device, Placement, Version
 from headway.rendering import time_of
 from storage.failures import SCANNED_AT_MOST, Failures, Recent
-from storage.predictions import COUNTED_AT_MOST, Backlog
+from storage.reading import COUNTED_AT_MOST, Backlog
 
 if TYPE_CHECKING:
     from api.service import Service

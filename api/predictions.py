@@ -22,7 +22,7 @@ from headway.rendering import path_of
 from headway.states import Status
 from headway.types import LARGE, NewPrediction, Prediction
 from headway.webhooks import Events
-from storage.predictions import Held
+from storage.submitting import Held
 
 #: What a client should let pass before it polls.
 RETRY_AFTER = (b"retry-after", b"1")

@@ -21,7 +21,7 @@ from headway import broker
 from headway.errors import StorageUnavailable
 from headway.registry import State, Version
 from storage.deliveries import Owed
-from storage.predictions import Backlog
+from storage.reading import Backlog
 
 #: A few deep lines, counted as far as they are, take less.
 _PATIENCE_S = 5.0

@@ -19,7 +19,8 @@ from api.threads import Threads
 from headway import broker, failpoints
 from headway.errors import StorageUnavailable
 from headway.types import Hint, NewPrediction
-from storage.predictions import Held, Predictions, Refused
+from storage.predictions import Predictions
+from storage.submitting import Held, Refused
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from bench.verbs import Verbs
 from headway.clock import new_id, now_us
 from storage.engine import Database
 from storage.migrate import upgrade
-from storage.predictions import COUNTED_AT_MOST, SCANNED_AT_MOST
+from storage.reading import COUNTED_AT_MOST
+from storage.verbs import SCANNED_AT_MOST
 
 T = TypeVar("T")
 

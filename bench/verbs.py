@@ -17,7 +17,9 @@ from headway.types import Outcome
 from headway.webhooks import WebhookStatus
 from storage.deliveries import Attempt, Deliveries, Result
 from storage.engine import Database
-from storage.predictions import Finished, Predictions, Returned
+from storage.predictions import Predictions
+from storage.returning import Returned
+from storage.running import Finished
 from storage.workers import Workers
 
 T = TypeVar("T")

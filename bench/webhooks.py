@@ -33,7 +33,8 @@ from headway.types import Outcome
 from headway.webhooks import Events, new_secret
 from storage.engine import Database
 from storage.migrate import upgrade
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from storage.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,8 @@ from typing import Any
 from headway.states import Status
 from headway.types import Outcome
 from headway.webhooks import Events
-from storage.predictions import Finished, Returned
+from storage.returning import Returned
+from storage.running import Finished
 
 ROWS = 4  # of each
 

@@ -16,7 +16,8 @@ from typing import TypeVar
 from headway import failpoints
 from headway.errors import StorageUnavailable
 from headway.notices import Ended
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from workers.publisher import Publisher
 from workers.watchdog import Life
 

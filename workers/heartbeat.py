@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from headway.errors import StorageUnavailable
 from headway.registry import DeviceStats
-from storage.predictions import Predictions, Returned
+from storage.predictions import Predictions
+from storage.returning import Returned
 from storage.tenants import Tenants
 from storage.workers import Served, Workers
 from workers import metrics

@@ -22,7 +22,8 @@ from headway.types import Hint
 from storage.batches import Batches
 from storage.engine import Database
 from storage.models import Models
-from storage.predictions import GivenBack, Predictions
+from storage.predictions import Predictions
+from storage.returning import GivenBack
 from storage.routes import Routes
 from storage.tenants import Tenants
 from storage.workers import JANITOR_LEASE_S, Workers

@@ -13,7 +13,7 @@ from headway import broker
 from headway.notices import Ended
 from headway.types import Claimed, Outcome
 from headway.webhooks import WebhookStatus
-from storage.predictions import GivenBack
+from storage.returning import GivenBack
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 

@@ -28,7 +28,9 @@ from headway.manifest import Fetch, Limits
 from headway.notices import Ended
 from headway.registry import State
 from headway.types import Claimed, Outcome
-from storage.predictions import Finished, Predictions, Returned
+from storage.predictions import Predictions
+from storage.returning import Returned
+from storage.running import Finished
 from workers import memory, metrics
 from workers.call import Call, by_claim
 from workers.claims import Claims

@@ -10,7 +10,8 @@ from headway.clock import new_id
 from headway.testing import new_prediction
 from headway.types import Claimed, Outcome
 from storage.engine import Database
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from storage.workers import Workers
 
 

@@ -28,7 +28,8 @@ from storage import migrate
 from storage.backup import backup
 from storage.engine import Database
 from storage.models import Models
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from storage.workers import Workers
 
 

@@ -18,7 +18,7 @@ from headway.versions import Found
 from storage.batches import Batches, Block
 from storage.engine import Database
 from storage.models import Models
-from storage.predictions import Finished
+from storage.running import Finished
 from tests.integration.test_store_batches import item, new_batch
 from workers.batches import BatchKeeper
 from workers.publisher import Publisher

@@ -21,7 +21,9 @@ from headway.types import Claimed, Hint, NewPrediction, Outcome
 from headway.versions import Found
 from storage.engine import Database
 from storage.models import Models
-from storage.predictions import Finished, Predictions, Returned
+from storage.predictions import Predictions
+from storage.returning import Returned
+from storage.running import Finished
 from storage.tenants import Tenants
 from storage.workers import Workers
 from workers.janitor import PERIOD_S, Janitor

@@ -8,7 +8,7 @@ from headway.errors import BlobMissing
 from headway.testing import wait_until
 from headway.types import Outcome
 from storage.blobs import Blobs
-from storage.predictions import Finished
+from storage.running import Finished
 from tests.integration.conftest import Store
 from workers.outputs import Outputs
 

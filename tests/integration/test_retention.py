@@ -12,7 +12,7 @@ from headway.settings import Settings
 from headway.states import Status
 from headway.types import Outcome
 from headway.webhooks import Events
-from storage.predictions import Finished
+from storage.running import Finished
 from workers.janitor import Janitor
 from workers.publisher import Publisher
 

@@ -17,7 +17,8 @@ from headway.webhooks import WebhookStatus
 from storage.batches import ENDED_AT_ONCE, Batches, Block, NewBatch, NewItem
 from storage.deliveries import Attempt, Deliveries, Result
 from storage.engine import Database
-from storage.predictions import Finished, Returned
+from storage.returning import Returned
+from storage.running import Finished
 
 LINE = broker.line("digits", "1", BULK_PRIORITY)
 

@@ -17,7 +17,9 @@ from headway.states import Status
 from headway.testing import new_prediction
 from headway.types import Outcome
 from storage.engine import Database
-from storage.predictions import Finished, Predictions, Returned
+from storage.predictions import Predictions
+from storage.returning import Returned
+from storage.running import Finished
 from storage.turnstile import Turnstile
 from storage.workers import Workers
 
@@ -29,7 +31,8 @@ from headway import broker
 from headway.clock import new_id
 from headway.types import Outcome
 from storage.engine import Database
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from storage.workers import Workers
 
 url, worker, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])

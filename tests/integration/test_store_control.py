@@ -10,9 +10,10 @@ from headway.registry import Route
 from headway.states import Status
 from headway.types import BULK_PRIORITY, Outcome
 from headway.versions import Found
+from storage.changing import Redriven
 from storage.models import Models
-from storage.predictions import Finished, Redriven
 from storage.routes import Routes
+from storage.running import Finished
 from tests.integration.conftest import Store
 
 LINE = broker.line("digits", "1", 5)

@@ -7,7 +7,7 @@ from headway.errors import ItemCode, ItemError
 from headway.types import Outcome
 from storage.batches import Batches, NewBatch
 from storage.failures import MESSAGE_AT_MOST, SCANNED_AT_MOST, Failures
-from storage.predictions import Finished
+from storage.running import Finished
 from tests.integration.conftest import Store
 
 

@@ -11,7 +11,10 @@ from headway.errors import ItemCode, ItemError
 from headway.states import TRANSITIONS, Status
 from headway.testing import new_prediction
 from headway.types import Claimed, Hint, Outcome, Prediction
-from storage.predictions import Backlog, Finished, Refused, Returned
+from storage.reading import Backlog
+from storage.returning import Returned
+from storage.running import Finished
+from storage.submitting import Refused
 
 URGENT = broker.line("digits", "1", 0)
 

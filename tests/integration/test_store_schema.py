@@ -25,7 +25,8 @@ from headway.types import Outcome
 from storage import migrate
 from storage.engine import Database
 from storage.migrate import head, schema_current, upgrade
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from storage.workers import Workers
 
 

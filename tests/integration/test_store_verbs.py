@@ -12,7 +12,10 @@ from headway.errors import ItemCode, ItemError
 from headway.states import TRANSITIONS, Status, history
 from headway.testing import new_prediction
 from headway.types import Outcome, Prediction
-from storage.predictions import Finished, Held, Predictions, Returned
+from storage.predictions import Predictions
+from storage.returning import Returned
+from storage.running import Finished
+from storage.submitting import Held
 
 
 def keyed(key: str, digest: str = "d1", **fields: Any) -> Any:

@@ -23,7 +23,8 @@ from headway.testing import wait_until
 from headway.types import Outcome
 from headway.webhooks import Events, WebhookStatus, WebhookVerificationError, verify
 from storage.deliveries import Attempt, Deliveries, Result, Secrets
-from storage.predictions import Finished, Returned
+from storage.returning import Returned
+from storage.running import Finished
 from tests.receiver import Answer, Received, Receiver
 from workers.webhooks import Deliverer
 

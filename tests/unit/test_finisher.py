@@ -5,7 +5,7 @@ from typing import Any
 from headway.notices import Ended
 from headway.states import Status
 from headway.types import Outcome
-from storage.predictions import Finished
+from storage.running import Finished
 from workers.finisher import Settled
 
 

@@ -38,7 +38,8 @@ from storage.blobs import Blobs
 from storage.engine import Database
 from storage.migrate import upgrade
 from storage.models import Models
-from storage.predictions import Finished, Predictions
+from storage.predictions import Predictions
+from storage.running import Finished
 from storage.workers import Workers
 
 #: name → (model.toml, versions, error of the folder).

@@ -13,7 +13,7 @@ import pytest
 from headway.clock import new_id
 from headway.testing import wait_until
 from headway.types import Outcome
-from storage.predictions import Finished
+from storage.running import Finished
 from tests.integration.over_http.conftest import Api, Stack
 
 

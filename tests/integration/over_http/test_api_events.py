@@ -26,7 +26,8 @@ from headway.reports import Report
 from headway.settings import Settings
 from headway.testing import new_prediction, wait_until
 from headway.types import Outcome
-from storage.predictions import Finished, Returned
+from storage.returning import Returned
+from storage.running import Finished
 
 if TYPE_CHECKING:
     from tests.integration.over_http.conftest import Api, PlayedWorker, Stack

@@ -9,7 +9,7 @@ import pytest
 from headway import npy
 from headway.client import ApiError
 from headway.types import Outcome
-from storage.predictions import Finished
+from storage.running import Finished
 from tests.integration.over_http.conftest import PlayedWorker, Stack
 
 

@@ -1,0 +1,132 @@
+"""Acceptance: a group of submissions becomes rows, in one transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+
+from headway.clock import now_us
+from headway.errors import StorageUnavailable
+from headway.types import NewPrediction
+from storage.engine import reason
+from storage.faults import Fault, fault
+from storage.statements import parts, with_rows
+from storage.verbs import FIRST_ID, Verbs, as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that the database refuses for its data."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A submission whose idempotency key another row has."""
+
+    id: str  # that row's
+    same: bool  # it was the same request
+
+
+class Submitting(Verbs):
+    def insert(self, rows: Sequence[NewPrediction], *, durable: bool = True) -> list[int | Refused | Held]:
+        """One transaction for the group: the position of each row, in the order given, rising.
+
+        If the database refuses the group for its data, it is split until the guilty row stands alone. Rows that are
+        there already keep their position, so a group may be sent again. Of several with one idempotency key, within
+        the group or ever before, the first is a row and the others are told which.
+        """
+        if not rows:
+            return []
+        insert = self._insert_sqlite if self._database.dialect == "sqlite" else self._insert_postgresql
+        try:
+            return list(self._database.retrying(lambda: insert(rows, durable)))
+        except Exception as error:
+            if fault(error) is not Fault.DATA:
+                raise
+            if len(rows) == 1:
+                return [Refused(reason(error))]
+        middle = len(rows) // 2
+        return self.insert(rows[:middle], durable=durable) + self.insert(rows[middle:], durable=durable)
+
+    def _insert_sqlite(self, rows: Sequence[NewPrediction], durable: bool) -> Sequence[int | Held]:
+        with self._database.write(durable=durable) as connection:
+            now = now_us()
+            inserted = 0
+            for part in parts(len(rows)):
+                values: list[Any] = []
+                for n, row in enumerate(rows[part], start=now + part.start):
+                    values += (row.id, row.tenant_id, row.model, row.version, row.alias, row.line, n, n, row.priority)
+                    expires_at = None if row.queue_timeout_us is None else n + row.queue_timeout_us
+                    values += (row.size, row.shape, row.max_attempts, as_json(row.metadata), expires_at)
+                    values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
+                    values += (row.idempotency_key, row.idempotency_digest, row.traceparent, row.shadow_of)
+                bodies = [value for row in rows[part] for value in (row.id, row.body, row.content_type, row.blob_bytes)]
+                count = part.stop - part.start
+                result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
+                connection.exec_driver_sql(with_rows("insert_inputs", count), tuple(bodies))
+                inserted += result.rowcount
+            if inserted == len(rows):
+                return list(range(now, now + inserted))
+            return self._existing(connection, rows)
+
+    def _insert_postgresql(self, rows: Sequence[NewPrediction], durable: bool) -> Sequence[int | Held]:
+        fields = [
+            {
+                "id": row.id,
+                "tenant_id": row.tenant_id,
+                "model": row.model,
+                "version": row.version,
+                "alias": row.alias,
+                "line": row.line,
+                "priority": row.priority,
+                "size": row.size,
+                "shape": row.shape,
+                "max_attempts": row.max_attempts,
+                "metadata": as_json(row.metadata),
+                "queue_timeout_us": row.queue_timeout_us,
+                "execution_timeout_us": row.execution_timeout_us,
+                "webhook": row.webhook,
+                "webhook_events": row.webhook_events,
+                "idempotency_key": row.idempotency_key,
+                "idempotency_digest": row.idempotency_digest,
+                "traceparent": row.traceparent,
+                "content_type": row.content_type,
+                "blob_bytes": row.blob_bytes,
+                "shadow_of": row.shadow_of,
+            }
+            for row in rows
+        ]
+        # No BEGIN: one round trip where nothing was in the way, and what was there is seen by the next statement.
+        with self._database.write_once(durable=durable) as connection:
+            bodies = [row.body for row in rows]
+            found = self._database.run(connection, "insert_predictions", rows=as_json(fields), bodies=bodies).all()
+            if len(found) < len(rows):
+                return self._existing(connection, rows)
+        positions = {row[0]: row[1] for row in found}
+        return [positions[row.id] for row in rows]
+
+    def _existing(self, connection: sqlalchemy.Connection, rows: Sequence[NewPrediction]) -> list[int | Held]:
+        """Of a group that did not go in as a whole: where each row is, or who has its key."""
+        ids = self._ids([row.id for row in rows])
+        found: dict[str, int | Held] = {row[0]: row[1] for row in self._database.run(connection, "positions", ids=ids)}
+        keyed = [
+            {"id": row.id, "tenant_id": row.tenant_id, "key": row.idempotency_key, "digest": row.idempotency_digest}
+            for row in rows
+            if row.id not in found
+        ]
+        for ours, holder, same in self._database.run(connection, "holders", rows=as_json(keyed)):
+            found[ours] = Held(holder, bool(same))
+        self._database.run(connection, "forget_inputs", ids=ids)
+        missing = [row.id for row in rows if row.id not in found]
+        if missing:  # who had the key was purged between two statements
+            raise StorageUnavailable("an idempotency key changed hands; send it again")
+        return [found[row.id] for row in rows]
+
+    def holder(self, tenant_id: str, key: str, digest: str) -> Held | None:
+        """The row that has an idempotency key, if any."""
+        wanted = as_json([{"id": FIRST_ID, "tenant_id": tenant_id, "key": key, "digest": digest}])
+        rows = self._read(lambda c: self._database.run(c, "holders", rows=wanted).all())
+        return next((Held(id_, bool(same)) for _, id_, same in rows), None)
