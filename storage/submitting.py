@@ -11,7 +11,7 @@ from headway.errors import StorageUnavailable
 from headway.types import NewPrediction
 from storage.engine import reason
 from storage.faults import Fault, fault
-from storage.statements import parts, with_rows
+from storage.statements import filled, parts
 from storage.verbs import FIRST_ID, Verbs, as_json
 
 
@@ -56,17 +56,10 @@ class Submitting(Verbs):
             now = now_us()
             inserted = 0
             for part in parts(len(rows)):
-                values: list[Any] = []
-                for n, row in enumerate(rows[part], start=now + part.start):
-                    values += (row.id, row.tenant_id, row.model, row.version, row.alias, row.line, n, n, row.priority)
-                    expires_at = None if row.queue_timeout_us is None else n + row.queue_timeout_us
-                    values += (row.size, row.shape, row.max_attempts, as_json(row.metadata), expires_at)
-                    values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
-                    values += (row.idempotency_key, row.idempotency_digest, row.traceparent, row.shadow_of)
-                bodies = [value for row in rows[part] for value in (row.id, row.body, row.content_type, row.blob_bytes)]
-                count = part.stop - part.start
-                result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
-                connection.exec_driver_sql(with_rows("insert_inputs", count), tuple(bodies))
+                values = [_values(row, n) for n, row in enumerate(rows[part], start=now + part.start)]
+                bodies = [(row.id, row.body, row.content_type, row.blob_bytes) for row in rows[part]]
+                result = connection.exec_driver_sql(*filled("insert_predictions", values))
+                connection.exec_driver_sql(*filled("insert_inputs", bodies))
                 inserted += result.rowcount
             if inserted == len(rows):
                 return list(range(now, now + inserted))
@@ -130,3 +123,14 @@ class Submitting(Verbs):
         wanted = as_json([{"id": FIRST_ID, "tenant_id": tenant_id, "key": key, "digest": digest}])
         rows = self._read(lambda c: self._database.run(c, "holders", rows=wanted).all())
         return next((Held(id_, bool(same)) for _, id_, same in rows), None)
+
+
+def _values(row: NewPrediction, position: int) -> tuple[Any, ...]:
+    """In the order of `insert_predictions`."""
+    return (
+        *(row.id, row.tenant_id, row.model, row.version, row.alias, row.line, position, position, row.priority),
+        *(row.size, row.shape, row.max_attempts, as_json(row.metadata)),
+        None if row.queue_timeout_us is None else position + row.queue_timeout_us,
+        *(row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events),
+        *(row.idempotency_key, row.idempotency_digest, row.traceparent, row.shadow_of),
+    )
