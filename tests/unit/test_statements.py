@@ -43,7 +43,7 @@ def test_parts_are_powers_of_two_that_cover_every_row_once(count: int) -> None:
 def test_a_statement_is_given_as_many_rows_as_asked() -> None:
     text = with_rows("insert_inputs", 3)
     assert "VALUES (?, ?, ?, ?), (?, ?, ?, ?), (?, ?, ?, ?)\nON CONFLICT" in text
-    assert with_rows("finish", 2).count("?") == 22
+    assert "VALUES (?, ?), (?, ?))\nUPDATE" in with_rows("finish", 2)
 
 
 def test_the_schema_that_the_code_needs_is_alembics_newest() -> None:
