@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check audit bench bench-webhooks bench-batch bench-growth bench-overload clean
+.PHONY: help install demo test fuzz chaos endurance check audit bench bench-peers bench-durable bench-sync bench-webhooks bench-batch bench-growth bench-overload clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -55,8 +55,18 @@ check: test-install  ## lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: demo-install  ## side by side with FastAPI + plain Celery
-	$(BIN)/python bench/plain_celery.py
+# BENCH="--quick" shortens any of them; others: --rounds N, --seconds S, --only SIDE … (see bench/README.md).
+bench: test-install  ## durable predictions beside FastAPI + plain Celery, Ray Serve and BentoML, short
+	$(BIN)/python -m bench.durable --quick $(BENCH)
+
+bench-peers: demo-install  ## a virtual environment for each of the peers, below .headway/peers
+	$(BIN)/python -m bench.build_peers
+
+bench-durable: test-install  ## the same as `bench` in five rounds
+	$(BIN)/python -m bench.durable $(BENCH)
+
+bench-sync: demo-install  ## callers who wait, beside mosec, LitServe, BentoML, Ray Serve, FastAPI, Flask
+	$(BIN)/python -m bench.sync $(BENCH)
 
 bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
 	$(BIN)/python bench/webhooks.py

@@ -3,11 +3,12 @@
 It is tiny on purpose. What is measured is everything around the model, and a large one would hide it.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from bench.load import Questions
 
 SEED = 0
 
@@ -44,9 +45,9 @@ def write(models: Path) -> Path:
     return version / "model.pt2"
 
 
-def write_questions(artifact: Path, path: Path, count: int = 64) -> None:
-    """Write `{"inputs": count × 10 numbers, "answers": count × 10 probabilities}`: what to ask, and what is right."""
+def questions(artifact: Path, count: int = 64) -> Questions:
+    """`count` × 10 numbers and as many times 10 probabilities: what to ask, and what is right."""
     inputs = torch.randn(count, 10, generator=torch.Generator().manual_seed(SEED)).round(decimals=4)
     with torch.inference_mode():
         answers = torch.export.load(artifact).module()(inputs)
-    path.write_text(json.dumps({"inputs": inputs.tolist(), "answers": answers.tolist()}), encoding="utf-8")
+    return Questions(inputs.tolist(), answers.tolist())

