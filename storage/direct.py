@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from headway import failpoints
 from headway.clock import now_us
 from storage import faults
-from storage.statements import statements, with_rows
+from storage.statements import filled, statements, with_rows
 
 
 class Direct:
@@ -43,6 +43,16 @@ class Direct:
     def run_with_rows(self, name: str, rows: int, values: Sequence[Any]) -> int:
         """A statement whose VALUES are repeated for so many rows; the rows that it changed."""
         return self._execute(with_rows(name, rows), values)
+
+    def run_filled(self, name: str, rows: Sequence[Sequence[Any]]) -> int:
+        """The same for these rows, as `statements.filled` writes it."""
+        return self._execute(*filled(name, rows))
+
+    def all(self, name: str, **parameters: Any) -> list[Sequence[Any]]:
+        """The rows of any statement. Each costs a turn of the interpreter's lock: for what is seldom asked."""
+        self.run(name, **parameters)
+        found: list[Sequence[Any]] = self._cursor.fetchall()
+        return found
 
     def _execute(self, sql: str, parameters: Any) -> int:
         if failpoints.ARMED:
