@@ -1,7 +1,9 @@
 """Every route over real HTTP: what is accepted, what is refused with which problem, and who is woken when."""
 
 import asyncio
+import itertools
 import json
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -193,6 +195,49 @@ def exchange(api: "Api", request: bytes) -> bytes:
         while piece := connection.recv(65536):
             answer += piece
         return answer
+
+
+def test_pipelined_requests_of_all_kinds_are_answered_in_their_order(api: "Api") -> None:
+    host = b"host: localhost\r\n"
+    unknown = UNKNOWN.encode()
+    answers = exchange(
+        api,
+        raw_post("/v1/models/echo/predictions", b'{"input": 1}')
+        + b"GET /health HTTP/1.1\r\n%b\r\n" % host
+        + b"HEAD /v1/predictions/%b HTTP/1.1\r\n%b\r\n" % (unknown, host)
+        + raw_post("/v1/models/echo/predictions", b'{"input": 2}')
+        + b"GET /v1/predictions/%b HTTP/1.1\r\n%bconnection: close\r\n\r\n" % (unknown, host),
+    )
+    statuses = [piece[:3] for piece in answers.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"202", b"200", b"404", b"202", b"404"]
+
+
+def test_a_body_that_comes_in_pieces_is_one_body_and_the_connection_goes_on(api: "Api") -> None:
+    body = json.dumps({"input": ["x" * 1000] * 90}).encode()
+    request = raw_post("/v1/models/echo/predictions", body)
+    cuts = [0, 10, len(request) - len(body), len(request) - len(body) + 1, len(request) - 7, len(request)]
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):
+            for start, end in itertools.pairwise(cuts):
+                connection.sendall(request[start:end])
+                assert not select.select([connection], [], [], 0.02)[0] or end == len(request)
+            answer = b""
+            while b'"urls"' not in answer:
+                piece = connection.recv(65536)
+                assert piece
+                answer += piece
+            assert answer.startswith(b"HTTP/1.1 202 ")
+            id_ = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+            shown = api.client.get(f"/v1/predictions/{id_}", params={"include": "input"}).json()
+            assert shown["input"] == json.loads(body)["input"]
+
+
+def test_a_path_may_be_percent_encoded(api: "Api") -> None:
+    id_ = api.submit().json()["id"]
+    plain, encoded = (api.client.get(f"/v1/{name}/{id_}") for name in ("predictions", "%70redictions"))
+    assert (plain.status_code, encoded.status_code) == (200, 200)
+    assert (plain.json()["id"], encoded.headers["etag"]) == (encoded.json()["id"], plain.headers["etag"])
 
 
 @pytest.mark.parametrize("id_", [UNKNOWN, UNKNOWN.upper(), "x", "..%2f..%2fetc", "%00", "%ff%fe", f"{UNKNOWN}%0a"])
