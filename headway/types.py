@@ -79,8 +79,7 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     shadow_of: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True, kw_only=True):
     """A queued row as the broker's messages know it."""
 
     id: str
