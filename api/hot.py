@@ -29,6 +29,7 @@ from api.exchange import Disconnected, request_id, single_headers
 from api.problems import Problem
 from api.service import Service
 from api.sites import Sites
+from headway.clock import new_id
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,8 @@ class Front:
     async def serve(self, exchange: Exchange) -> None:
         """Answers a hot request."""
         raw = exchange.raw_headers
-        id_ = exchange.request_id = request_id(raw)
         headers = exchange.headers = single_headers(raw)
+        id_ = exchange.request_id = request_id(raw) if b"x-request-id" in headers else new_id()
         endpoint = exchange.endpoint
         caller: Caller | None = None
         try:
