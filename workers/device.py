@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +87,9 @@ class Device:
 
     def __init__(self, model: LoadedModel, manifest: Manifest, context: Context) -> None:
         self.model = model
+        self._decode_json: Callable[[bytes], Any] = (
+            signature.Decoder(model.inputs) if model.inputs else msgspec.json.decode
+        )
         self._context = context
         self._limits = manifest.limits
 
@@ -127,8 +130,7 @@ class Device:
     def _decode(self, body: "bytes | Raw") -> Any:
         if isinstance(body, Raw):
             return self._decode_raw(body)
-        value = msgspec.json.decode(body)
-        return signature.to_arrays(value, self.model.inputs) if self.model.inputs else value
+        return self._decode_json(body)
 
     def _decode_raw(self, raw: "Raw") -> Any:
         array = npy.load(raw.body) if raw.type == npy.MEDIA_TYPE else None
