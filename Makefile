@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check audit bench bench-webhooks bench-batch bench-growth bench-overload clean
+.PHONY: help install demo test fuzz chaos endurance check audit bench bench-gpu bench-webhooks bench-batch bench-growth bench-overload clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ check: test-install  ## lint, types, import contracts
 
 bench: demo-install  ## side by side with FastAPI + plain Celery
 	$(BIN)/python bench/plain_celery.py
+
+bench-gpu: demo-install  ## device calls on a GPU, by the settings of [graph]; says so where there is none
+	$(BIN)/python bench/gpu.py
 
 bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
 	$(BIN)/python bench/webhooks.py

@@ -201,7 +201,7 @@ def _verify(order: frames.Load) -> None:
 
 
 def _warm_up(device: Device, manifest: Manifest) -> None:
-    """The example once alone and once as a full batch, so that the first real call finds everything compiled.
+    """The example alone, as a full batch, and in each size that a graph sees: the first real call finds all compiled.
 
     Raises Unloadable if the author's own example fails. Zeros made from the declared shapes may well be refused.
     """
@@ -209,7 +209,8 @@ def _warm_up(device: Device, manifest: Manifest) -> None:
     if example is None:
         return
     body = msgspec.json.encode(example)
-    for size in sorted({1, manifest.batching.max_batch_size}):
+    largest = manifest.batching.max_batch_size
+    for size in sorted({1, largest, *manifest.graph.sizes(largest)}):
         settled = device.warm_up([("warm-up", body)] * size)
         failed = next((o.error for o in settled if o.error is not None), None)
         if failed is not None:
