@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check audit bench bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload clean
+.PHONY: help install demo test fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ check: test-install  ## lint, types, import contracts
 # BENCH="--quick" shortens any of them; others: --rounds N, --seconds S, --only SIDE … (see bench/README.md).
 bench: test-install  ## durable predictions beside FastAPI + plain Celery, Ray Serve and BentoML, short
 	$(BIN)/python -m bench.durable --quick $(BENCH)
+
+bench-all: test-install  ## every benchmark but overload: an hour and a half; BENCH=--quick: a quarter of an hour
+	$(BIN)/python -m bench.all $(BENCH)
 
 bench-peers: demo-install  ## a virtual environment for each of the peers, below .headway/peers
 	$(BIN)/python -m bench.build_peers

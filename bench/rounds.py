@@ -158,12 +158,7 @@ def report(
     for part in parts:
         titles = [COLUMNS[column][0] for column in columns]
         titles += [f"÷ {COLUMNS[column][0].removesuffix(' ↑')}" for column in ratios]
-        table = Table(
-            "",
-            *titles,
-            title=f"{part} (÷: {'its divided by that of ' + ours if inverse else ours + ' divided by it'})",
-            title_justify="left",
-        )
+        table = Table("", *titles, title=f"{part} ({meaning})", title_justify="left")
         for title in table.columns[1:]:
             title.justify = "right"
         for one in contenders:
