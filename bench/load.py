@@ -367,7 +367,7 @@ class Round:
         """Connected and warm."""
         load = Load(self.job.port, requests)
         await load.connect(self.job.callers)
-        await load.run(max(self.job.warm_up, self.job.callers), self.job.warm_up_s)
+        await load.run(self.job.warm_up, self.job.warm_up_s)
         return load
 
     async def timed(self, load: Load) -> Measured:
