@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check audit bench bench-peers bench-durable bench-sync bench-webhooks bench-batch bench-growth bench-overload clean
+.PHONY: help install demo test fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ check: test-install  ## lint, types, import contracts
 bench: test-install  ## durable predictions beside FastAPI + plain Celery, Ray Serve and BentoML, short
 	$(BIN)/python -m bench.durable --quick $(BENCH)
 
+bench-all: test-install  ## every benchmark but overload: an hour and a half; BENCH=--quick: a quarter of an hour
+	$(BIN)/python -m bench.all $(BENCH)
+
 bench-peers: demo-install  ## a virtual environment for each of the peers, below .headway/peers
 	$(BIN)/python -m bench.build_peers
 
@@ -67,6 +70,24 @@ bench-durable: test-install  ## the same as `bench` in five rounds
 
 bench-sync: demo-install  ## callers who wait, beside mosec, LitServe, BentoML, Ray Serve, FastAPI, Flask
 	$(BIN)/python -m bench.sync $(BENCH)
+
+bench-device: demo-install  ## a simulated accelerator kept busy, beside a bare loop and beside peers
+	$(BIN)/python -m bench.device $(BENCH)
+
+bench-minilm: demo-install  ## embeddings of texts of mixed lengths, beside a bare sorted loop and LitServe
+	$(BIN)/python -m bench.minilm $(BENCH)
+
+bench-scale: demo-install  ## 1, 2, 4, 8 simulated devices; 1 and 2 API processes
+	$(BIN)/python -m bench.scale $(BENCH)
+
+bench-polls: test-install  ## predictions read a second, ended and waiting ones
+	$(BIN)/python -m bench.polls $(BENCH)
+
+bench-cpu: test-install  ## processor time of each process for each prediction: steady on a busy machine, too
+	$(BIN)/python -m bench.cpu $(BENCH)
+
+bench-gpu: demo-install  ## device calls on a GPU, by the settings of [graph]; says so where there is none
+	$(BIN)/python bench/gpu.py
 
 bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
 	$(BIN)/python bench/webhooks.py

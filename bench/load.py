@@ -67,7 +67,7 @@ class Job(msgspec.Struct, kw_only=True):
 class Measured(msgspec.Struct, kw_only=True):
     """Of one round of one side. What a kind does not measure is 0."""
 
-    per_s: float = 0.0  # answers a second: accepted, asked or read
+    per_s: float = 0.0  # accepted, or rightly answered, a second
     completed_per_s: float = 0.0  # from the first submission to the last completion
     p50_ms: float = 0.0
     p99_ms: float = 0.0
@@ -303,8 +303,14 @@ class Round:
         measured = await self.timed(load)
         for number, _, answer in load.answers:
             self.judge(measured, number, answer)
+        self.only_right(measured)
         load.close()
         return measured
+
+    @staticmethod
+    def only_right(measured: Measured) -> None:
+        """A quick refusal is not an answer."""
+        measured.per_s *= measured.right / (measured.right + measured.wrong)
 
     async def submit(self) -> Measured:
         load = await self.load(self.submits)
@@ -353,6 +359,7 @@ class Round:
                 measured.wrong += not good
             else:
                 self.judge(measured, ids[at % len(ids)][0], answer)
+        self.only_right(measured)
         load.close()
         return measured
 
@@ -360,7 +367,7 @@ class Round:
         """Connected and warm."""
         load = Load(self.job.port, requests)
         await load.connect(self.job.callers)
-        await load.run(max(self.job.warm_up, self.job.callers), self.job.warm_up_s)
+        await load.run(self.job.warm_up, self.job.warm_up_s)
         return load
 
     async def timed(self, load: Load) -> Measured:

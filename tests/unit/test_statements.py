@@ -51,7 +51,7 @@ def test_what_is_null_in_all_rows_is_written_out_and_all_else_is_bound() -> None
     text, values = filled("insert_inputs", [("a", b"1", None, None), ("b", b"2", None, 7)])
     assert "VALUES (?, ?, NULL, ?), (?, ?, NULL, ?)\nON CONFLICT" in text
     assert values == ("a", b"1", None, "b", b"2", 7)
-    assert [type(value) for value in values].count(bytearray) == 2
+    assert sum(isinstance(value, bytearray) for value in values) == 2
 
 
 def test_the_schema_that_the_code_needs_is_alembics_newest() -> None:
