@@ -139,6 +139,15 @@ def up(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     admin_port: AdminPortOption = 8001,
+    api_processes: Annotated[
+        int,
+        typer.Option(
+            envvar="HEADWAY_API_PROCESSES",
+            min=1,
+            max=64,
+            help="API processes behind the one port; the control plane of each further one is at the next admin port.",
+        ),
+    ] = 1,
     flower_port: Annotated[
         int, typer.Option(envvar="HEADWAY_FLOWER_PORT", min=0, max=65535, help="Of Flower; 0 turns it off.")
     ] = 5555,
@@ -169,6 +178,7 @@ def up(
         host=host,
         port=port,
         admin_port=admin_port,
+        api_processes=api_processes,
         flower_port=flower_port,
         metrics_port=metrics_port,
         redis_url=redis_url or secret(os.environ, "HEADWAY_REDIS_URL", "") or None,

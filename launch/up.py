@@ -9,12 +9,14 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from headway.errors import SettingsError, StorageUnavailable
@@ -52,6 +54,7 @@ class Options:
     host: str
     port: int
     admin_port: int
+    api_processes: int  # behind the one port; the nth of them has its control plane at `admin_port` + n
     flower_port: int  # 0: no Flower
     metrics_port: int  # of the first worker's /metrics, the others follow; 0: free ones
     redis_url: str | None  # None: a Valkey of our own
@@ -59,6 +62,13 @@ class Options:
     blobs: str | None  # None: a folder in `data`
     device_memory: str | None  # None: what each device has
     insecure: bool
+
+
+class _Sockets(NamedTuple):
+    """What one API process listens on."""
+
+    data: socket.socket
+    control: socket.socket
 
 
 def run(options: Options) -> int:
@@ -82,13 +92,12 @@ class _System:
     def __init__(self, options: Options, cleanup: contextlib.ExitStack) -> None:
         self._options = options
         self._devices = devices.choose(options.devices, os.environ)
-        self._data_socket = cleanup.enter_context(addresses.listen(options.host, options.port))
         control_host = options.host if addresses.is_loopback(options.host) else "127.0.0.1"
-        self._control_socket = cleanup.enter_context(addresses.listen(control_host, options.admin_port))
+        self._sockets = _sockets(options, control_host, cleanup)
         if options.flower_port:
             addresses.listen(options.host, options.flower_port).close()  # only to say at once that it is taken
-        self._data_url = addresses.url(options.host, self._data_socket.getsockname()[1])
-        self._control_url = addresses.url(control_host, self._control_socket.getsockname()[1])
+        self._data_url = addresses.url(options.host, self._sockets[0].data.getsockname()[1])
+        self._control_urls = [addresses.url(control_host, each.control.getsockname()[1]) for each in self._sockets]
 
         database_url = _database_url(options)
         upgrade(database_url)
@@ -111,7 +120,8 @@ class _System:
         watching = [self._utility()]
         if self._options.flower_port:
             watching.append(self._part("flower"))
-        serving = [self._api(), *(self._worker(n, device) for n, device in enumerate(self._devices))]
+        apis = [self._api(n) for n in range(len(self._sockets))]
+        serving = [*apis, *(self._worker(n, device) for n, device in enumerate(self._devices))]
         return await Supervisor([valkey, watching, serving], before_drain=self._stop_listening).run(self._announce)
 
     def _environment(self, database_url: str) -> dict[str, str]:
@@ -125,8 +135,8 @@ class _System:
             "HEADWAY_MODELS": str(options.models.resolve()),
             "HEADWAY_BLOBS": options.blobs or str(options.data.resolve() / "blobs"),
             "HEADWAY_HOST": options.host,
-            "HEADWAY_PORT": str(self._data_socket.getsockname()[1]),
-            "HEADWAY_ADMIN_PORT": str(self._control_socket.getsockname()[1]),
+            "HEADWAY_PORT": str(self._sockets[0].data.getsockname()[1]),
+            "HEADWAY_ADMIN_PORT": str(self._sockets[0].control.getsockname()[1]),
             "HEADWAY_FLOWER_PORT": str(options.flower_port),
             "HEADWAY_DEVICE_MEMORY": options.device_memory or "",
             "HEADWAY_INSECURE": "1" if options.insecure else "",
@@ -135,10 +145,10 @@ class _System:
     def _part(self, name: str) -> Part:
         return Part(name=name, argv=_command(name), environ=self._environ)
 
-    def _api(self) -> Part:
-        data, control = self._data_socket.fileno(), self._control_socket.fileno()
+    def _api(self, nth: int) -> Part:
+        data, control = (each.fileno() for each in self._sockets[nth])
         return Part(
-            name="api",
+            name="api" if nth == 0 else f"api {nth + 1}",
             argv=_command("api"),
             environ={
                 **self._environ,
@@ -149,7 +159,7 @@ class _System:
             pass_fds=(data, control),
             pulse=True,
             silent_s=self._silent_s,
-            ready=self._accepts_predictions,
+            ready=self._accepts_predictions if nth == 0 else functools.partial(_answers, self._control_urls[nth]),
         )
 
     def _utility(self) -> Part:
@@ -184,13 +194,7 @@ class _System:
         Workers(self._database).mark_dead(fresh["HEADWAY_WORKER_ID"])
 
     def _accepts_predictions(self) -> bool:
-        address = urlsplit(self._data_url)
-        try:
-            with contextlib.closing(HTTPConnection(address.hostname or "", address.port, timeout=2)) as connection:
-                connection.request("GET", "/ready")
-                return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
+        return _status(self._data_url, "/ready") == 200
 
     async def _announce(self) -> None:
         """The one line on stdout, once every version is loaded or known to be broken."""
@@ -201,7 +205,7 @@ class _System:
             await asyncio.sleep(0.1)  # what is waited for happens in SQL, where nobody can set an Event
         port = self._options.flower_port
         flower_url = addresses.url(self._options.host, port) if port else "off"
-        line = f"ready data={self._data_url} control={self._control_url} flower={flower_url}"
+        line = f"ready data={self._data_url} control={self._control_urls[0]} flower={flower_url}"
         if loading:
             line += f" loading={','.join(loading)}"
         print(line, flush=True)
@@ -226,8 +230,36 @@ class _System:
 
     def _stop_listening(self) -> None:
         """Our copies of the sockets: with them open, clients would wait for an API that will not come back."""
-        self._data_socket.close()
-        self._control_socket.close()
+        for each in self._sockets:
+            each.data.close()
+            each.control.close()
+
+
+def _sockets(options: Options, control_host: str, cleanup: contextlib.ExitStack) -> list[_Sockets]:
+    """Of each API process: an accept queue of its own behind the one data port, and a control port of its own."""
+    shared = options.api_processes > 1
+    sockets: list[_Sockets] = []
+    for nth in range(options.api_processes):
+        port = sockets[0].data.getsockname()[1] if sockets else options.port
+        data = cleanup.enter_context(addresses.listen(options.host, port, shared=shared))
+        control_port = options.admin_port and options.admin_port + nth
+        sockets.append(_Sockets(data, cleanup.enter_context(addresses.listen(control_host, control_port))))
+    return sockets
+
+
+def _answers(control_url: str) -> bool:
+    """Whether there is an API process, whoever may use it: the data port would be answered by any of them."""
+    return _status(control_url, "/metrics") is not None
+
+
+def _status(url: str, path: str) -> int | None:
+    address = urlsplit(url)
+    try:
+        with contextlib.closing(HTTPConnection(address.hostname or "", address.port, timeout=2)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().status
+    except (OSError, HTTPException):
+        return None
 
 
 def _command(*words: str) -> list[str]:

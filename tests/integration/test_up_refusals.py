@@ -26,6 +26,7 @@ def options(tmp_path: Path) -> Options:
         host="127.0.0.1",
         port=0,
         admin_port=0,
+        api_processes=1,
         flower_port=0,
         metrics_port=0,
         redis_url=None,
