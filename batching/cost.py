@@ -4,6 +4,7 @@ A batch is padded to its largest member, so its cost is (number of items) × (la
 or not at all make every choice the same, and then the order of arrival decides.
 """
 
+import itertools
 from collections.abc import Sequence
 
 
@@ -20,9 +21,7 @@ def alike(sizes: Sequence[int], leader: int, *, at_most: int, budget: int | None
     """
     best = range(leader, leader + 1)
     best_waste = 0
-    before = [0]
-    for size in sizes:
-        before.append(before[-1] + size)
+    before = [0, *itertools.accumulate(sizes)]
     for last in range(leader, min(leader + at_most, len(sizes))):
         length = at_most
         if budget is not None and sizes[last] > 0:

@@ -22,13 +22,21 @@ class Lane:
         self._waiting: dict[str, Waiting] = {}
         self._bulk = 0  # of those who wait
         self._boarded: set[str] = set()
+        self._full = False  # for items of batches
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def full(self, *, bulk: bool) -> bool:
-        """Whether it wants no more items of batches, or no more of the others, whom those never keep out."""
-        return len(self._waiting) - (0 if bulk else self._bulk) >= self.limit
+        """Whether it wants no more items of batches, or no more of the others, whom those never keep out.
+
+        Of items of batches it wants none until half of the window has left: to ask for more whenever one leaves costs
+        more than they do, and nobody waits for them.
+        """
+        return self._full if bulk else len(self._waiting) - self._bulk >= self.limit
+
+    def _count(self) -> None:
+        self._full = len(self._waiting) > (self.limit // 2 if self._full else self.limit - 1)
 
     def offer(self, items: Iterable[Waiting], *, coming: int = 0) -> list[str]:
         """Takes them in; the answer is those that were new. `coming` replaces what was expected before."""
@@ -39,6 +47,7 @@ class Lane:
                 self._bulk += item.bulk
                 new.append(item.id)
         self.coming = coming
+        self._count()
         return new
 
     def decide(self, now: float, free_at: float, at_most: int, pace: Pace = UNHURRIED) -> Decision:
@@ -75,6 +84,7 @@ class Lane:
         waiting = sorted(self._waiting.values(), key=lambda item: (item.position, item.id))
         self._waiting.clear()
         self._bulk = self.coming = 0
+        self._count()
         return waiting
 
     def _board(self, items: Iterable[Waiting]) -> None:
@@ -82,3 +92,4 @@ class Lane:
             del self._waiting[item.id]
             self._bulk -= item.bulk
             self._boarded.add(item.id)
+        self._count()

@@ -6,8 +6,10 @@ twice; no batch is over `max_batch_size`, nor over `max_batch_cost` unless it is
 than the device can begin it, unless waiting could not make it better.
 """
 
+import bisect
 import enum
 import math
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +79,13 @@ class Pace:
     at_most: int  # of them in any micro-batch
 
 
+# The window is put in order at every decision, and may hold hundreds: what orders it runs in C.
+_place = operator.attrgetter("arrived", "position", "id")
+_like = operator.attrgetter("size", "position", "id")
+_size = operator.attrgetter("size")
+_priority = operator.attrgetter("priority")
+_tenant_class = operator.attrgetter("tenant_class")
+
 UNHURRIED = Pace(-math.inf, 1 << 30)
 
 
@@ -89,6 +98,13 @@ def decide(
     """
     if not waiting:
         return WaitUntil(math.inf)
+    if min(map(_priority, waiting)) >= BULK_PRIORITY:
+        free_at = max(free_at, pace.at)
+        could_fill = False
+    else:
+        could_fill = rules.max_batch_cost is not None or len(waiting) >= rules.max_batch_size
+    if now < free_at and not could_fill:
+        return WaitUntil(free_at)  # whoever would board
     crew = board(waiting, now, rules)
     if crew[0].bulk:
         # They do not stand before a busy device: whoever is in more of a hurry could still come.
@@ -119,31 +135,29 @@ def is_full(crew: Sequence[Waiting], rules: Rules) -> bool:
     """Whether one more as large as the largest would be too many."""
     if len(crew) >= rules.max_batch_size:
         return True
-    largest = max(item.size for item in crew)
-    return rules.max_batch_cost is not None and (len(crew) + 1) * largest > rules.max_batch_cost
+    if rules.max_batch_cost is None:
+        return False
+    return (len(crew) + 1) * max(item.size for item in crew) > rules.max_batch_cost
 
 
 def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]:
     """Who would depart now: the leader, then by urgency, and within the last urgency that fits only in part, alike."""
     # By arrival here before position: who has waited for its urgency must not stand behind those of a long line who
     # were urgent from the first, and come in only now.
-    places = sorted((_urgency(item, now, rules), item.arrived, item.position, item.id, item) for item in waiting)
-    ordered = _in_turn([place[-1] for place in places])
+    places = sorted(waiting, key=_place)
+    if len(set(map(_priority, places))) > 1:  # those of one priority are in the order of their urgency as they are
+        places.sort(key=lambda item: _urgency(item, now, rules))
+    ordered = _in_turn(places)
     leader = ordered[0]
     crew: list[Waiting] = []
-    rank = places[0][0]
-    group: list[Waiting] = []
-    for place, item in zip(places, ordered, strict=True):
-        if item.shape != leader.shape:
-            continue
-        urgency = place[0]
-        if urgency != rank:
-            crew = _admit(crew, group, leader, rules)
-            if len(crew) >= rules.max_batch_size:
-                return crew
-            rank, group = urgency, []
-        group.append(item)
-    return _admit(crew, group, leader, rules)
+    begin = 0
+    while begin < len(places) and len(crew) < rules.max_batch_size:
+        urgency = _urgency(places[begin], now, rules)
+        end = bisect.bisect_right(places, urgency, begin, key=lambda item: _urgency(item, now, rules))
+        group = [item for item in ordered[begin:end] if item.shape == leader.shape]
+        crew = _admit(crew, group, leader, rules)
+        begin = end
+    return crew
 
 
 def _in_turn(ordered: list[Waiting]) -> list[Waiting]:
@@ -153,7 +167,7 @@ def _in_turn(ordered: list[Waiting]) -> list[Waiting]:
     Of the firsts, that of the class with the fewest here leads: what comes to the window comes by shares, so the fewest
     are of who asks for less than its share, or had more of it.
     """
-    if all(item.tenant_class == ordered[0].tenant_class for item in ordered):
+    if len(set(map(_tenant_class, ordered))) == 1:
         return ordered
     here = Counter((item.priority, item.tenant_class) for item in ordered)
     passed: Counter[tuple[int, int]] = Counter()
@@ -180,11 +194,12 @@ def _admit(crew: list[Waiting], group: list[Waiting], leader: Waiting, rules: Ru
     if len(group) <= places and rules.max_batch_cost is None:
         return crew + group
     if not crew:  # the leader's own group: the best run of like sizes around it
-        by_size = sorted(group, key=lambda item: (item.size, item.position, item.id))
-        sizes = [item.size for item in by_size]
-        if sizes[0] == sizes[-1]:
+        sizes = list(map(_size, group))
+        if min(sizes) == max(sizes):
             by_size, at = group, 0
         else:
+            by_size = sorted(group, key=_like)
+            sizes.sort()
             at = by_size.index(leader)
         run = cost.alike(sizes, at, at_most=places, budget=rules.max_batch_cost)
         return [by_size[index] for index in run]

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 _BUSY_S, _IDLE_S = 0.1, 0.5
 #: Ids of one line in Redis. It begins with few, so that a more urgent batch need not stand behind many.
 _LEAST_AHEAD, _MOST_AHEAD = 256, 32_768
+#: Micro-batches that share an envelope: a worker fetches them at once, and of items that nobody waits for it may.
+_MICRO_BATCHES = 4
 #: How often it is noted how far workers have come.
 _NOTE_S = 1.0
 #: How often it is counted how many have ended beyond the first that has not, and how far that looks.
@@ -150,7 +152,7 @@ class BatchKeeper:
             log.warning("redis is away, batches are not fed: %s", error)
 
     def _feed_line(self, name: str, line: _Line, batches: list[Batch]) -> None:
-        at_most = self._micro_batch(batches[0])
+        at_most = _MICRO_BATCHES * self._micro_batch(batches[0])
         there = self._redis.llen(name) * at_most
         if there == 0:
             line.ahead = min(line.ahead * 2, _MOST_AHEAD)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,11 +24,11 @@ class Double(Model):
 """
 
 
-def running(folder: Path) -> Iterator[RunningHeadway]:
+def running(folder: Path, *options: str) -> Iterator[RunningHeadway]:
     version = folder / "models" / "double" / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(MODEL)
-    up = RunningHeadway(folder, flower=True)
+    up = RunningHeadway(folder, flower=True, options=options)
     try:
         up.wait_ready()
         yield up
@@ -38,7 +39,7 @@ def running(folder: Path) -> Iterator[RunningHeadway]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHeadway]:
     """For what ends as it began: the system is up."""
-    yield from running(tmp_path_factory.mktemp("shared"))
+    yield from running(tmp_path_factory.mktemp("shared"), "--api-processes", "2")
 
 
 @pytest.fixture
@@ -58,9 +59,12 @@ def predict(up: RunningHeadway, number: int) -> object:
     return answer.json()["output"]
 
 
-def parts(up: RunningHeadway) -> dict[str, int]:
-    """What the supervisor keeps alive: the last words of the command line → pid."""
-    return {" ".join(command_line(pid)[-3:]): pid for pid in children(up.process.pid)}
+def parts(up: RunningHeadway) -> dict[str, set[int]]:
+    """What the supervisor keeps alive: the last words of the command line → pids."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for pid in children(up.process.pid):
+        found[" ".join(command_line(pid)[-3:])].add(pid)
+    return found
 
 
 def test_no_password_stands_in_a_command_line(shared: RunningHeadway) -> None:
@@ -79,10 +83,10 @@ def test_a_second_up_on_the_same_data_is_refused(shared: RunningHeadway) -> None
 
 def test_every_part_that_is_killed_comes_back(shared: RunningHeadway) -> None:
     found = parts(shared)
-    assert len(found) == 5  # valkey, utility, flower, api, worker
-    for name, pid in found.items():
+    assert sorted(map(len, found.values())) == [1, 1, 1, 1, 2]  # valkey, utility, flower, worker; two APIs
+    for name, pid in [(name, pid) for name, pids in found.items() for pid in pids]:
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda name=name, pid=pid: parts(shared).get(name, pid) != pid, 15, f"a new {name}")  # type: ignore[misc]
+        wait_until(lambda name=name, pid=pid: len(parts(shared)[name] - {pid}) == len(found[name]), 15, f"a new {name}")  # type: ignore[misc]
         assert predict(shared, 4) == 8
 
 

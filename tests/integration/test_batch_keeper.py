@@ -106,7 +106,7 @@ def test_a_batch_is_fed_in_the_order_of_its_lines_and_redis_never_holds_all_of_i
     most = 0
     while len(fetched) < 5_000:
         world.step()
-        most = max(most, world.redis.llen(LINE) * 4)
+        most = max(most, world.redis.llen(LINE) * 16)
         fetched += lines_of(world, batch, world.fetch(40))
     assert fetched == list(range(1, 5_001))
     assert most < 1_500
@@ -195,14 +195,14 @@ def test_what_was_passed_by_is_published_again_while_the_batch_goes_on(world: Wo
         store.claimed(world.fetch(1))
         world.step(1.0)
         assert not set(world.fetch(1)) & set(in_the_window)
-    assert lines_of(world, batch, in_the_window) == list(range(1, 9))
+    assert lines_of(world, batch, in_the_window) == list(range(1, 33))
     for _ in range(8):
         store.claimed(world.fetch(1))
         world.step(1.0)
         first: Any = world.redis.lindex(LINE, -1)
         if set(_ids(first)) & set(in_the_window):
             break
-    assert lines_of(world, batch, world.fetch(2)) == list(range(1, 9))
+    assert lines_of(world, batch, world.fetch(2)) == list(range(1, 33))
     assert world.read(batch).fed < 4_000
 
 

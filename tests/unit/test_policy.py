@@ -92,6 +92,19 @@ def test_items_of_batches_keep_nobody_out_of_the_window() -> None:
     assert not lane.full(bulk=True)
 
 
+def test_a_full_window_takes_in_no_more_items_of_batches_until_half_of_it_has_left() -> None:
+    lane = Lane(RULES, limit=8)
+    lane.offer(bulk(8))
+    for left in (6, 4):
+        assert lane.full(bulk=True)
+        assert not lane.full(bulk=False)
+        assert isinstance(lane.decide(1.0, 0.0, 2), Take)
+        assert len(lane) == left
+    assert not lane.full(bulk=True)
+    lane.offer([waiting("one more")])
+    assert not lane.full(bulk=True)
+
+
 def test_waiting_turns_a_low_priority_into_a_high_one() -> None:
     patient = waiting("patient", priority=9, arrived=0.0, position=1)
     fresh = [waiting(f"fresh{i}", priority=0, arrived=9.0, position=2 + i) for i in range(8)]
