@@ -31,6 +31,7 @@ from headway.manifest import Manifest
 from headway.model import Context, Item
 from headway.types import Outcome
 from workers import accelerator, frames, memory
+from workers.cores import choose_threads
 from workers.loaders import LoadedModel, Unloadable, load
 from workers.reporter import Hearing, Part, Reporter
 
@@ -92,6 +93,10 @@ class Device:
         )
         self._context = context
         self._limits = manifest.limits
+
+    @property
+    def on_cpu(self) -> bool:
+        return self._context.device == "cpu"
 
     def warm_up(self, items: Sequence[tuple[str, bytes]]) -> list[Outcome]:
         """An outcome per (id, input JSON). Nobody listens to what the model says of them. Raises Fatal."""
@@ -165,7 +170,7 @@ def _load(order: frames.Load, connection: Connection) -> Device | None:
     try:
         _verify(order)
         device = Device(load(order.manifest, context), order.manifest, context)
-        _warm_up(device, order.manifest)
+        _warm_up(device, order.manifest, may_choose=order.threads_free)
     except Unloadable as error:
         reason = str(error)
     except (Exception, SystemExit) as error:
@@ -200,7 +205,7 @@ def _verify(order: frames.Load) -> None:
         raise Unloadable(f"its files have the sha256 {digest} now, and should have {order.sha256}")
 
 
-def _warm_up(device: Device, manifest: Manifest) -> None:
+def _warm_up(device: Device, manifest: Manifest, *, may_choose: bool) -> None:
     """The example alone, as a full batch, and in each size that a graph sees: the first real call finds all compiled.
 
     Raises Unloadable if the author's own example fails. Zeros made from the declared shapes may well be refused.
@@ -219,6 +224,9 @@ def _warm_up(device: Device, manifest: Manifest) -> None:
                 raise Unloadable(f"[model] example fails {reason}")
             logger.warning("a warm-up with zeros failed %s; [model] example can name an input that works", reason)
             return
+    if device.on_cpu and may_choose:
+        threads = choose_threads(lambda: device.warm_up([("warm-up", body)] * largest))
+        logger.debug("threads of torch: %s", threads)
 
 
 def _where(error: BaseException, folder: str) -> str:

@@ -145,7 +145,8 @@ class Executor:
 
     def _await_loaded(self, timeout_s: float) -> Loaded:
         within = "cuda:0" if self._device.startswith("cuda") else self._device
-        self._send(frames.encode(frames.Load(str(self._path), within, self._manifest, self._sha256)))
+        threads_free = "OMP_NUM_THREADS" not in os.environ
+        self._send(frames.encode(frames.Load(str(self._path), within, self._manifest, self._sha256, threads_free)))
         with self._receiving:
             give_up = time.monotonic() + timeout_s
             while not self._readable(max(0.0, give_up - time.monotonic())):

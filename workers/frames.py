@@ -21,6 +21,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     device: str  # as the process sees it: cuda:0, cpu, mps
     manifest: Manifest
     sha256: str | None = None  # what the folder's digest has to be; None: it is not looked at
+    threads_free: bool = False  # nobody has said with how many threads a CPU computes
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=True):
