@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from bench.rounds import RESULTS, console, write
+from bench.rounds import RESULTS, console, leave_in_order, write
 from bench.sides import ROOT, VENVS
 
 
@@ -61,6 +61,7 @@ def main() -> int:
     parser.add_argument("--skip", nargs="+", choices=names, default=[])
     parser.add_argument("--venvs", default=os.environ.get("BENCH_VENVS", str(VENVS)), help="of the peers")
     options, further = parser.parse_known_args()
+    leave_in_order()
     ended: dict[str, dict[str, object]] = {}
     for one in BENCHMARKS:
         if one.name in options.only and one.name not in options.skip:
