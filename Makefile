@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload clean
+.PHONY: help install demo test fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -85,6 +85,9 @@ bench-polls: test-install  ## predictions read a second, ended and waiting ones
 
 bench-cpu: test-install  ## processor time of each process for each prediction: steady on a busy machine, too
 	$(BIN)/python -m bench.cpu $(BENCH)
+
+bench-gpu: demo-install  ## device calls on a GPU, by the settings of [graph]; says so where there is none
+	$(BIN)/python bench/gpu.py
 
 bench-webhooks: test-install  ## webhooks delivered a second, on SQLite and on PostgreSQL
 	$(BIN)/python bench/webhooks.py

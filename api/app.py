@@ -1,7 +1,7 @@
 """The two applications as three lists: routes, exception handlers, and which of the routes are hot.
 
-Every route is FastAPI's, so that OpenAPI, 404 and 405 with Allow are right; the hot ones are served by `api.hot`, which
-stands in front and awaits the same functions.
+Every route is FastAPI's, so that OpenAPI, 404 and 405 with Allow are right; requests of the hot ones are served by
+`api.hot`, which stands in front and awaits the same functions.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 import headway
 from api import (
@@ -422,7 +422,7 @@ def _operation_id(endpoint: Endpoint) -> str:
     return "_".join([endpoint.function.__name__, *by])
 
 
-def data_app(service: Service) -> ASGIApp:
+def data_app(service: Service) -> hot.Front:
     """What listens on the data port. Its lifespan starts and stops the service."""
 
     @asynccontextmanager
@@ -452,7 +452,7 @@ def data_app(service: Service) -> ASGIApp:
     return hot.Front(service, app, HOT, sites=sites, open_paths=paths)
 
 
-def control_app(service: Service) -> ASGIApp:
+def control_app(service: Service) -> hot.Front:
     """What listens on the control port."""
     app = FastAPI(
         docs_url=None,

@@ -72,10 +72,8 @@ class Capacity:
     def check(self, view: ModelView) -> None:
         """Before anything of a submission is read: raises Problem queue_full where `admit` would, whatever it is."""
         queue = self._queues.get(view.name)
-        if queue is None or not view.targets:
-            return
-        widest = max(view.targets.values(), key=lambda target: target.max_queue)
-        if queue.counted < widest.max_queue:
+        widest = view.widest
+        if queue is None or queue.counted < widest.max_queue:
             return
         if queue.task is None and queue.age >= queue.pause(full=True):
             self._begin(queue, view.name)
@@ -118,7 +116,7 @@ class Capacity:
     async def _counting(self, queue: _Queue, model: str) -> None:
         began, accepted = time.monotonic(), self._submitter.accepted[model]
         view = await self._registry.model(model)
-        at_most = max(target.max_queue for target in view.targets.values()) + 1
+        at_most = view.widest.max_queue + 1
         try:
             queue.counted = await self._thread.run(lambda: self._depth(view, at_most))
             queue.began, queue.accepted = began, accepted

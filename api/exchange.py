@@ -1,7 +1,7 @@
 """One request as an endpoint sees it, and the reading of its headers and query.
 
-The hot front and the FastAPI routes both make a `Call`, await the same endpoint and send its `Answer`. What clients
-send again and again (`Prefer`, `If-None-Match`) is parsed once.
+The connections (`api.direct`) and the FastAPI routes both make a `Call`, await the same endpoint and send its `Answer`.
+What clients send again and again (`Prefer`, `If-None-Match`) is parsed once.
 """
 
 import functools
@@ -69,30 +69,31 @@ class Call:
         """The whole body. One over `limit` bytes is refused before it is read, where Content-Length tells."""
         length = self.headers.get(b"content-length")
         if length is not None and length.isdigit() and int(length[:20]) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         message = await self.receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         first: bytes = message.get("body", b"")
         if not message.get("more_body"):
             if len(first) > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             return first
         parts, size = [first], len(first)
         while message.get("more_body"):
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             parts.append(message.get("body", b""))
             size += len(parts[-1])
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         return b"".join(parts)
 
 
-def _too_large(limit: int) -> Problem:
+def too_large(limit: int) -> Problem:
+    """Of a body."""
     # The connection stays open and what still comes of the body is thrown away as it comes: closing it resets a client
     # who is still sending, and many clients then never read this answer.
     return Problem("payload_too_large", f"The body is larger than {limit} bytes.")

@@ -1,9 +1,11 @@
-"""The ASGI function in front: serves the hot routes by method and path, and passes all else on, lifespan included.
+"""What stands in front of the routes: who calls, from where, and on the hot ones nothing else.
 
-A FastAPI route costs as much as all the rest of accepting a prediction. The functions awaited here are those that the
-FastAPI routes await; only the way to them is shorter. What holds for every request is done here once: whose page and
-which key it comes from before anything else, so that nothing at all is done for strangers, not even reading their body;
-X-Request-Id, CORS and the count by route on the way out.
+A FastAPI route, and ASGI itself, cost as much as all the rest of accepting a prediction. So a connection that has read
+the head of a hot request asks `match`, and if it is one, `serve` answers it without either; everything else comes
+through `__call__`, which passes it on, lifespan included. The functions awaited here are those that the FastAPI routes
+await. What holds for every request is done here once: whose page and which key it comes from before anything else, so
+that nothing at all is done for strangers, not even reading their body; X-Request-Id, CORS and the count by route on
+the way out.
 
 A path that is not known to be open needs a key, whether or not there is anything at it. What the key must allow is
 asked of the route that was matched.
@@ -14,18 +16,20 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.access import Caller
-from api.answers import Answer, Streamed
+from api.answers import Answer, Headers
+from api.direct import Exchange
 from api.endpoint import Endpoint
-from api.exchange import Call, Disconnected, request_id, single_headers
+from api.exchange import Disconnected, request_id, single_headers
 from api.problems import Problem
 from api.service import Service
 from api.sites import Sites
+from headway.clock import new_id
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,14 @@ CALLER = "headway.caller"
 #: True where the client asked by HEAD, which goes on as GET.
 HEAD = "headway.head"
 
-_Match = tuple[Endpoint, Mapping[str, str]]
+
+class Match(NamedTuple):
+    """A hot request's route."""
+
+    endpoint: Endpoint
+    params: Mapping[str, str]
+    path: str
+
 
 #: Paths remembered; they hold model names, of which a client may make up any number.
 _MOST_PATHS = 4096
@@ -53,54 +64,97 @@ class Front:
         self._sites = sites
         self._open = re.compile("|".join(map(_pattern, open_paths)) or r"(?!)")
         self._patterns = [(endpoint, re.compile(_pattern(endpoint.path))) for endpoint in hot]
-        self._matches: dict[tuple[str, str], _Match | None] = {}
+        self._matches: dict[tuple[bytes, bytes], Match | None] = {}
         # Whoever waits holds a connection: half of all is one tenant's share.
         self._most_each = max(1, service.settings.max_connections // 2)
         self._serving: defaultdict[str, int] = defaultdict(int)  # requests under way of each tenant
+
+    # Hot requests
+
+    def match(self, method: bytes, path: bytes) -> Match | None:
+        """None for what is not hot; `path` as it was sent, without a query."""
+        key = (method, path)
+        try:
+            return self._matches[key]
+        except KeyError:
+            match = self._search("GET" if method == b"HEAD" else method.decode("latin-1"), path.decode("latin-1"))
+            if len(path) <= 256 and not path.startswith(b"/v1/predictions/"):
+                if len(self._matches) >= _MOST_PATHS:
+                    self._matches.clear()
+                self._matches[key] = match
+            return match
+
+    def _search(self, method: str, path: str) -> Match | None:
+        if "%" in path or not path.isascii():
+            return None
+        for endpoint, pattern in self._patterns:
+            if endpoint.method == method and (found := pattern.fullmatch(path)) is not None:
+                return Match(endpoint, found.groupdict(), path)
+        return None
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answers a hot request."""
+        raw = exchange.raw_headers
+        headers = exchange.headers = single_headers(raw)
+        id_ = exchange.request_id = request_id(raw) if b"x-request-id" in headers else new_id()
+        endpoint = exchange.endpoint
+        caller: Caller | None = None
+        try:
+            self._sites.check(headers, version=exchange.version, server=exchange.server)
+            caller = self._enter(raw, headers)
+            caller.must(endpoint.scope)
+            exchange.tenant = caller.tenant
+            answer = await endpoint.function(self._service, exchange)
+            assert isinstance(answer, Answer)  # what takes long to send is not hot
+        except Disconnected:
+            self._leave(caller)
+            exchange.abandon()
+            return
+        except asyncio.CancelledError:  # the server's patience with what is in flight is over
+            answer = problems.answer(_stopping(), path=exchange.path, request_id=id_)
+        except Exception as error:
+            answer = problems.answer(error, path=exchange.path, request_id=id_)
+        try:
+            metrics.count_request(endpoint.path, answer.status)
+            await exchange.answer(answer, self._sites.shared(headers))
+        finally:
+            self._leave(caller)
+
+    # All others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        id_ = request_id(scope["headers"])
-        headers = single_headers(scope["headers"])
+        raw = scope["headers"]
+        id_ = request_id(raw)
+        headers = single_headers(raw)
         send = self._sites.sharing(headers, send)
-        match = self._match(scope["method"], scope["path"])
         caller: Caller | None = None
-        passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers} if match is None else {}
-        answer: Answer | Streamed | None
+        passed: dict[str, Any] = {**scope, REQUEST_ID: id_, HEADERS: headers}
+        answer: Answer | None
         try:
-            self._sites.check(scope, headers)
-            if match is None:
-                answer = self._sites.preflight(scope, headers)
-                if answer is None and self._open.fullmatch(scope["path"]) is None:
-                    caller = passed[CALLER] = self._enter(scope, headers)
-            else:
-                endpoint, params = match
-                caller = self._enter(scope, headers)
-                caller.must(endpoint.scope)
-                call = Call(scope, receive, params, id_, headers=headers, tenant=caller.tenant)
-                answer = await endpoint.function(self._service, call)
-        except Disconnected:
-            self._leave(caller)
-            return
-        except asyncio.CancelledError:  # the server's patience with what is in flight is over
-            answer = problems.answer(Problem.unavailable("The API is stopping."), path=scope["path"], request_id=id_)
+            server = (scope.get("server") or ("",))[0]
+            self._sites.check(headers, version=scope["http_version"], server=server)
+            answer = self._sites.preflight(scope, headers)
+            if answer is None and self._open.fullmatch(scope["path"]) is None:
+                caller = passed[CALLER] = self._enter(raw, headers)
         except Exception as error:
             answer = problems.answer(error, path=scope["path"], request_id=id_)
         try:
             if answer is None:
                 await self._pass_on(passed, receive, send, id_)
                 return
-            assert isinstance(answer, Answer)  # what takes long to send is not hot
-            metrics.count_request("other" if match is None else match[0].path, answer.status)
+            metrics.count_request("other", answer.status)
             await answer.send(send, id_)
         finally:
             self._leave(caller)
 
-    def _enter(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+    # Who calls
+
+    def _enter(self, raw: Headers, headers: Mapping[bytes, bytes]) -> Caller:
         """Who calls, from now on among those who are being served. Raises Problem."""
-        caller = self._caller(scope, headers)
+        caller = self._caller(raw, headers)
         serving = self._serving[caller.tenant]
         if serving >= self._most_each:
             metrics.refused("rate_limited")
@@ -116,33 +170,15 @@ class Front:
         if caller is not None:
             self._serving[caller.tenant] -= 1
 
-    def _caller(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
-        if len(headers) != len(scope["headers"]):
-            names = [name for name, _ in scope["headers"]]
+    def _caller(self, raw: Headers, headers: Mapping[bytes, bytes]) -> Caller:
+        if len(headers) != len(raw):
+            names = [name for name, _ in raw]
             if names.count(b"authorization") > 1:
                 raise Problem("malformed_request", "There is more than one Authorization header.")
         caller = self._service.access.caller(headers.get(b"authorization"))
         if caller.bucket is not None:
             caller.bucket.take()
         return caller
-
-    def _match(self, method: str, path: str) -> _Match | None:
-        key = (method, path)
-        try:
-            return self._matches[key]
-        except KeyError:
-            match = self._search("GET" if method == "HEAD" else method, path)
-            if len(path) <= 256 and not path.startswith("/v1/predictions/"):
-                if len(self._matches) >= _MOST_PATHS:
-                    self._matches.clear()
-                self._matches[key] = match
-            return match
-
-    def _search(self, method: str, path: str) -> _Match | None:
-        for endpoint, pattern in self._patterns:
-            if endpoint.method == method and (found := pattern.fullmatch(path)) is not None:
-                return endpoint, found.groupdict()
-        return None
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
         """HEAD goes on as GET; the server leaves its body out."""
@@ -169,6 +205,10 @@ class Front:
                 log.exception("an answer broke off", extra={"request_id": id_, "path": scope["path"][:200]})
             else:
                 await problems.answer(error, path=scope["path"], request_id=id_).send(send, id_)
+
+
+def _stopping() -> Problem:
+    return Problem.unavailable("The API is stopping.")
 
 
 def _pattern(path: str) -> str:

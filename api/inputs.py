@@ -1,6 +1,6 @@
 """What becomes of an input: how large it is for its line, where it lies, and how it is shown again."""
 
-import dataclasses
+import msgspec
 
 from api.problems import Problem
 from api.registry import Target
@@ -36,7 +36,7 @@ async def kept(service: Service, row: NewPrediction) -> NewPrediction:
     if len(row.body) <= LARGE:
         return row
     await service.in_blobs(lambda: service.blobs.write(row.id, INPUT, row.body))
-    return dataclasses.replace(row, body=b"", blob_bytes=len(row.body))
+    return msgspec.structs.replace(row, body=b"", blob_bytes=len(row.body))
 
 
 async def shown(service: Service, id_: str, input_: Input) -> bytes:

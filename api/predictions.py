@@ -5,13 +5,21 @@ import operator
 from collections.abc import Iterable
 
 from api import idempotency, inputs, outputs, tracing
-from api.answers import Answer, Headers
+from api.answers import JSON_HEADERS, Answer, Headers
 from api.exchange import Call, Disconnected, etag_matches, preference_applied, preferred_wait, query_parameters
 from api.ownership import id_of, own
 from api.problems import Problem
 from api.raw import media_type, read_raw, refusal
 from api.registry import Target
-from api.rendering import accepted, after, etag, not_modified, prediction_answer
+from api.rendering import (
+    accepted_json,
+    after,
+    ended_json,
+    etag,
+    etag_header,
+    not_modified,
+    prediction_answer,
+)
 from api.requests import Submission, read_create
 from api.service import Service
 from api.waiting import Waiter
@@ -60,7 +68,7 @@ async def create(service: Service, call: Call) -> Answer:
             return await _replayed(service, call, position, wait, row)
         tracing.accepted(call, (row.id,))
         service.shadows.copy(row, submission.input, submission.value)
-        return _created(service, accepted(row, position), wait)
+        return _accepted(service, row, position, wait)
     waiter = service.waiting.register((row.id,), wait, receive=call.receive)
     try:
         position = await service.submitter.submit(row, target.at_most)
@@ -73,7 +81,13 @@ async def create(service: Service, call: Call) -> Answer:
         waiter.close()
     if waiter.hung_up:
         raise Disconnected
-    return _created(service, await current(service, waiter, accepted(row, position)), wait)
+    ended = waiter.ended.get(row.id)
+    if ended is not None:
+        body = ended_json(row, position, ended, service.settings.public_url)
+        headers = (*JSON_HEADERS, etag_header(ended), _location(service, row.id), *preference_applied(wait))
+        return Answer(200, body, headers)
+    present = await current(service, waiter, row.id)
+    return _accepted(service, row, position, wait) if present is None else _created(service, present, wait)
 
 
 async def _digest(service: Service, call: Call, submission: Submission) -> str:
@@ -172,20 +186,30 @@ def _events(names: Iterable[str]) -> Events:
     return functools.reduce(operator.or_, (Events[name.upper()] for name in names))
 
 
-async def current(service: Service, waiter: Waiter, row: Prediction) -> Prediction:
-    """The row after its wait: how it ended, else as SQL last showed it, else as it was before."""
-    ended = waiter.ended.get(row.id)
-    if ended is not None:
-        return after(row, ended)
-    present = waiter.present.get(row.id)
-    if row.id in waiter.ended and (present is None or not present.status.terminal):
-        present = await service.reader.read(row.id)  # the notice left the output out
-    return row if present is None else await outputs.shown(service, present)
+async def current(service: Service, waiter: Waiter, id_: str) -> Prediction | None:
+    """The row after a wait that no notice has ended: as SQL last showed it. None: it did not."""
+    present = waiter.present.get(id_)
+    if id_ in waiter.ended and (present is None or not present.status.terminal):
+        present = await service.reader.read(id_)  # the notice left the output out
+    return None if present is None else await outputs.shown(service, present)
+
+
+def _location(service: Service, id_: str) -> tuple[bytes, bytes]:
+    return b"location", path_of(id_, service.settings.public_url).encode()
+
+
+_QUEUED = (*JSON_HEADERS, (b"etag", b'W/"1-"'))
+
+
+def _accepted(service: Service, row: NewPrediction, position: int, wait: int | None) -> Answer:
+    """The row as it stands right after its INSERT."""
+    body = accepted_json(row, position, service.settings.public_url)
+    return Answer(202, body, (*_QUEUED, _location(service, row.id), RETRY_AFTER, *preference_applied(wait)))
 
 
 def _created(service: Service, row: Prediction, wait: int | None, extra: Headers = ()) -> Answer:
     public_url = service.settings.public_url
-    location = (b"location", path_of(row.id, public_url).encode())
+    location = _location(service, row.id)
     if row.status.terminal:
         return prediction_answer(200, row, public_url, (location, *preference_applied(wait), *extra))
     return prediction_answer(202, row, public_url, (location, RETRY_AFTER, *preference_applied(wait), *extra))
@@ -229,4 +253,6 @@ async def _awaited(service: Service, call: Call, id_: str, known: bytes | None, 
         waiter.close()
     if waiter.hung_up:
         raise Disconnected
-    return await current(service, waiter, row)
+    if (ended := waiter.ended.get(id_)) is not None:
+        return after(row, ended)
+    return await current(service, waiter, id_) or row

@@ -1,8 +1,8 @@
 """HTTP itself, before there is a request: uvicorn's protocol, stricter, bounded, and answering with problems.
 
 What is refused here never reaches the application: heads that are too long or have too many fields, targets that are no
-path, framing that two servers could read differently. `look` is called every second or so (`api.patience`) and ends a
-connection whose client has been too slow.
+path, framing that two servers could read differently. Hot requests are answered without ASGI (`api.direct`). `look` is
+called every second or so (`api.patience`) and ends a connection whose client has been too slow.
 """
 
 import asyncio
@@ -13,7 +13,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api import metrics, problems
+from api.direct import Exchange
 from api.exchange import CONNECTION
+from api.hot import Front
 from api.patience import House, Watched
 from api.problems import Problem
 from headway.clock import new_id
@@ -49,14 +51,19 @@ class Protocol(HttpToolsProtocol):
     _leaving = False
     _refusal: Problem | None = None
     _seen = (-1, 0, 0)  # what the last look found
+    _begun: Exchange | None = None  # that is to be served when its body has come, or what there is of it
+    address = ""  # that the client has connected to
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.house: House = config.house
+        self.front: Front = config.front
         self.since = 0.0  # when `_seen` was seen first, by the loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.server is not None:
+            self.address = self.server[0]
         self.since = self.loop.time()
         over = len(self.connections) - self.house.leaving - self.house.limits.most
         if over > 0 and not self.house.make_room(self._others(), self.since):
@@ -86,8 +93,9 @@ class Protocol(HttpToolsProtocol):
         self._messages += 1
         self._header_bytes = self._body_bytes = self._marked = 0
         self._headed = self._chunked = self._streams = False
-        super().on_message_begin()
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -100,10 +108,13 @@ class Protocol(HttpToolsProtocol):
             self._refuse("headers_too_large")
         if self._headed:  # behind a chunked body: nothing may be said there that has been judged already
             return
-        super().on_header(name, value)
+        name = name.lower()
+        self.headers.append((name, value))
         if len(self.headers) > MOST_HEADERS:
             self._refuse("headers_too_large")
-        if len(name) == 17 and name.lower() == b"transfer-encoding":
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        elif name == b"transfer-encoding":
             # Anything but this is decoded by some and passed on by others.
             if self._chunked or value.lower() != b"chunked" or self.parser.get_http_version() != "1.1":
                 raise ValueError("Transfer-Encoding")
@@ -111,7 +122,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         # An absolute form names a host besides Host, and a fragment never leaves a client.
-        if not self.url.startswith(b"/") or b"#" in self.url or self.parser.get_http_version() not in _VERSIONS:
+        version = self.parser.get_http_version()
+        if not self.url.startswith(b"/") or b"#" in self.url or version not in _VERSIONS:
             raise ValueError("request line")
         self._headed = True
         if self.parser.should_upgrade():
@@ -120,16 +132,68 @@ class Protocol(HttpToolsProtocol):
             self._refusal = Problem.unavailable("There are as many connections as the API takes.")
             raise self._refusal
         self._waits_for = _BODY
+        path, _, query = self.url.partition(b"?")
+        method = self.parser.get_method()
+        match = self.front.match(method, path)
+        if match is None:
+            self._begin_for_asgi()
+            return
+        before = self.cycle
+        exchange = Exchange(
+            self,
+            match,
+            query,
+            raw_headers=self.headers,
+            version=version,
+            head=method == b"HEAD",
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+        )
+        self.cycle = exchange  # type: ignore[assignment]
+        if before is None or before.response_complete:
+            self._begun = exchange
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+
+    def _begin_for_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.feed(body)
 
     def on_message_complete(self) -> None:
         if self._waits_for == _BODY:
             self._waits_for = _REQUEST
-            super().on_message_complete()
+            cycle = self.cycle
+            if not isinstance(cycle, Exchange):
+                super().on_message_complete()
+            elif not cycle.response_complete:
+                cycle.completed()
+                if cycle is self._begun:
+                    self._serve(cycle)
+
+    def _serve(self, exchange: Exchange) -> None:
+        self._begun = None
+        task = self.loop.create_task(self.front.serve(exchange))
+        self.tasks.add(task)
+        task.add_done_callback(self._served)
+
+    def _served(self, task: "asyncio.Task[None]") -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.logger.error("a request was left without an answer", exc_info=error)
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Without the timer for each: `look` sees what is idle."""
@@ -139,7 +203,10 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            if isinstance(cycle, Exchange):
+                self._serve(cycle)
+            else:
+                self._start_asgi_task(cycle, app)
 
     def _refuse(self, code: str) -> None:
         self._refusal = Problem.of(code)
@@ -148,6 +215,14 @@ class Protocol(HttpToolsProtocol):
     # What comes
 
     def data_received(self, data: bytes) -> None:
+        self._read(data)
+        if self._begun is not None:  # the rest of its body is still to come
+            if self.transport.is_closing():
+                self._begun = None
+            else:
+                self._serve(self._begun)
+
+    def _read(self, data: bytes) -> None:
         first = self._messages + 1 if self._waits_for == _REQUEST else 0
         upgrades = 0
         while data:

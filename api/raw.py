@@ -52,7 +52,7 @@ async def read_raw(call: Call, limit: int, media: str) -> Submission:
             header = npy.read_header(data)
         except InputRefused as refused:
             raise refusal(refused) from refused
-    return Submission(fields, header, data, media)
+    return Submission(fields, header, data, data, media)
 
 
 def refusal(refused: InputRefused) -> Problem:

@@ -89,6 +89,7 @@ class ModelView:
     latest: str  # what a submission without version or alias goes to where traffic is not split
     route: Route
     split: Split | None  # None: to the latest
+    widest: Target  # whose queue may be the longest
 
     @property
     def drain_rate(self) -> float:
@@ -133,10 +134,12 @@ class ModelView:
             split = Split(name, weights, route.traffic.sticky)
             if before is not None and split.same(before.split):
                 split = before.split
+        targets = {row.version: Target(row) for row in ordered}
         return cls(
             name=name,
             versions=versions,
-            targets={row.version: Target(row) for row in ordered},
+            targets=targets,
+            widest=max(targets.values(), key=lambda target: target.max_queue),
             aliases={alias: version for alias, version in said.items() if version is not None},
             declared_aliases=declared,
             latest=max(ordered, key=lambda row: (readiness(row), _age(row))).version,

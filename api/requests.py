@@ -80,11 +80,8 @@ class Submission(NamedTuple):
     body: CreateFields
     value: Any  # of the input; of an array's bytes their header
     data: bytes  # as it came
+    input: bytes  # of it
     content_type: str | None = None  # of an input that is the body as it is; None: JSON
-
-    @property
-    def input(self) -> bytes:
-        return bytes(self.body.input) if isinstance(self.body, CreateBody) else self.data
 
     def where(self, field: str) -> dict[str, str]:
         """The place of a field, as problems name it."""
@@ -97,7 +94,7 @@ async def read_create(call: Call, limit: int) -> Submission:
     value = _decode_input(data, body.input)
     _check_depth(data)
     check_fields(body, _pointer)
-    return Submission(body, value, data)
+    return Submission(body, value, data, bytes(body.input))
 
 
 def _pointer(field: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 import uvicorn
 
 from api.app import control_app, data_app
+from api.hot import Front
 from api.patience import House, Limits
 from api.protocol import Protocol
 from api.service import Service
@@ -49,7 +50,8 @@ _OTHER_FILES = 1024
 
 
 class _Config(uvicorn.Config):
-    house: House  # for `Protocol`
+    house: House  # these two are for `Protocol`
+    front: Front
 
 
 class _Server(uvicorn.Server):
@@ -198,9 +200,9 @@ def _limits(settings: Settings) -> tuple[Limits, Limits]:
     return tuple(Limits(most=each, read_s=settings.read_timeout_s) for each in (data, min(data, _OPERATORS)))  # type: ignore[return-value]
 
 
-def _server(app: object, limits: Limits, *, lifespan: str) -> _Server:
+def _server(front: Front, limits: Limits, *, lifespan: str) -> _Server:
     config = _Config(
-        app,  # type: ignore[arg-type]
+        front,
         http=Protocol,
         ws="none",
         lifespan=lifespan,  # type: ignore[arg-type]
@@ -211,4 +213,5 @@ def _server(app: object, limits: Limits, *, lifespan: str) -> _Server:
         timeout_graceful_shutdown=_GRACE_S,
     )
     config.house = House(limits)
+    config.front = front
     return _Server(config)

@@ -5,13 +5,14 @@ a row, and where the input is large a blob, of its own; both go with the origina
 """
 
 import asyncio
-import dataclasses
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
+
+import msgspec
 
 from api import metrics
 from api.problems import Problem
@@ -146,7 +147,7 @@ class Shadows:
                 continue
             if len(row.body) > LARGE:
                 await self._write(row.id, row.body)
-                row = dataclasses.replace(row, body=b"", blob_bytes=len(row.body))
+                row = msgspec.structs.replace(row, body=b"", blob_bytes=len(row.body))
             made.append((copy, row))
         if not made:
             return set()
@@ -217,7 +218,7 @@ def _row(copy: _Copy) -> NewPrediction | None:
     except (Problem, InputRefused):
         return None
     tenant_class = broker.parse_line(original.line).tenant_class
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         original,
         id=new_id(),
         version=target.version,

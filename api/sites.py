@@ -8,7 +8,7 @@ import functools
 import ipaddress
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from starlette.types import Message, Scope, Send
 
@@ -36,13 +36,16 @@ class Sites:
         self._ours = self._cors | ({f"{public.scheme}://{public.netloc}".lower().encode()} if public.netloc else set())
         self._is_ours = functools.lru_cache(maxsize=1024)(self._judge)
 
-    def check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-        """Raises Problem: malformed_request for a foreign Host, forbidden for a foreign page."""
+    def check(self, headers: Mapping[bytes, bytes], *, version: str, server: str) -> None:
+        """`version`: of HTTP. `server`: the address that the client has connected to.
+
+        Raises Problem: malformed_request for a foreign Host, forbidden for a foreign page.
+        """
         host = headers.get(b"host")
         if host is None:
-            if scope["http_version"] != "1.0":
+            if version != "1.0":
                 raise Problem("malformed_request", "A request of HTTP/1.1 has one Host header.")
-        elif not self._is_ours(host, (scope.get("server") or ("",))[0]):
+        elif not self._is_ours(host, server):
             raise Problem(
                 "malformed_request",
                 "The Host header names none of this server's names; HEADWAY_ALLOWED_HOSTS lists further ones.",
@@ -59,7 +62,7 @@ class Sites:
             raise _foreign("Sec-Fetch-Site")
 
     def _judge(self, host: bytes, server: str) -> bool:
-        """`server` is the address that the client has connected to; no name can be made to look like it."""
+        """No name can be made to look like `server`."""
         found = _HOST.fullmatch(host.decode("latin-1"))
         if found is None:
             return False
@@ -84,18 +87,24 @@ class Sites:
         )
         return Answer(204, b"", allowed)
 
-    def sharing(self, headers: Mapping[bytes, bytes], send: Send) -> Send:
-        """`send`, with the headers that let the page of an allowed origin read the answer."""
+    def shared(self, headers: Mapping[bytes, bytes]) -> Headers:
+        """The headers that let the page of an allowed origin read the answer."""
         if not self._cors:
-            return send
+            return ()
         origin = headers.get(b"origin", b"").lower()
-        shared: Sequence[tuple[bytes, bytes]] = ((b"vary", b"Origin"),)
-        if origin in self._cors:
-            shared = (
-                (b"access-control-allow-origin", origin),
-                (b"access-control-expose-headers", _EXPOSED),
-                *shared,
-            )
+        if origin not in self._cors:
+            return ((b"vary", b"Origin"),)
+        return (
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", _EXPOSED),
+            (b"vary", b"Origin"),
+        )
+
+    def sharing(self, headers: Mapping[bytes, bytes], send: Send) -> Send:
+        """`send`, with them."""
+        shared = self.shared(headers)
+        if not shared:
+            return send
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -50,6 +50,7 @@ class Waiter:
 
     __slots__ = (
         "_waiting",
+        "closed",
         "deadline",
         "ended",
         "future",
@@ -88,7 +89,7 @@ class Waiter:
         self.ended: dict[str, Ended | None] = {}  # None: it ended, and only SQL has all of it
         self.present: dict[str, Prediction] = {}  # rows as SQL last showed them
         self.reads = 0
-        self.hung_up = False
+        self.hung_up = self.closed = False
         self.watch: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
@@ -99,6 +100,9 @@ class Waiter:
             self.close()
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         self._waiting.forget(self)
         if self.watch is not None:
             self.watch.cancel()

@@ -40,6 +40,7 @@ BENCHMARKS = (
     Benchmark("polls"),
     Benchmark("minilm"),
     Benchmark("cpu"),
+    Benchmark("gpu", (), (), 300, 1200, rounds=False),  # says so where there is none
     Benchmark("batch_file", ("--lines", "20000", "--waits", "50"), ("--lines", "300000"), 300, 1200, rounds=False),
     Benchmark("webhooks", ("--rounds", "1", "--count", "1000"), ("--count", "4000"), 300, 1200, rounds=False),
     Benchmark(

@@ -61,6 +61,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     memory: _Whole | None = None  # bytes of main memory that a device process may hold; beyond them it is loaded anew
 
 
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """How torch runs a graph, or a module that `[model] entry` names. A `model.py` sees to that itself."""
+
+    compile: bool | str = False  # by torch.compile; a name is that of its backend
+    cuda_graphs: bool = False  # each bucket is recorded once and replayed; on CUDA only
+    buckets: tuple[Annotated[int, msgspec.Meta(ge=1, le=4096)], ...] = ()  # batches are filled up to the next of these
+
+    def sizes(self, max_batch_size: int) -> tuple[int, ...]:
+        """The batch sizes that the graph sees, ascending; none where it sees every size."""
+        if self.buckets:
+            return (*sorted({size for size in self.buckets if size < max_batch_size}), max_batch_size)
+        if not self.compile and not self.cuda_graphs:
+            return ()
+        powers = (1 << bit for bit in range(max_batch_size.bit_length()))
+        return (*(size for size in powers if size < max_batch_size), max_batch_size)
+
+
 class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     """How an input `{"url": …}` is fetched."""
 
@@ -90,6 +107,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()  # where it may be loaded: cuda:0, or cuda for every one of them; empty: anywhere
     fetch: Fetch | None = None  # None: `{"url": …}` is JSON like any other
     artifact: Artifact = Artifact()
+    graph: Graph = Graph()
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
     config: dict[str, Any] = {}  # all of model.toml, for the model itself
 
@@ -139,6 +157,7 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
         memory_bytes=_memory(resources.memory),
         devices=_devices(resources.devices),
         artifact=_artifact(_section(config, "artifact", _ArtifactSection)),
+        graph=_section(config, "graph", Graph),
         fetch=Fetch(max_bytes=model.fetch_max_bytes, timeout_s=model.fetch_timeout_s) if model.fetch_urls else None,
         example=model.example,
         config=config,
@@ -154,7 +173,8 @@ def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[
 
 
 _SECTIONS = (
-    "model", "artifact", "batching", "limits", "inputs", "outputs", "versions", "aliases", "resources", "config"
+    "model", "artifact", "batching", "limits", "inputs", "outputs", "versions", "aliases", "resources",
+    "graph", "config",
 )  # fmt: skip
 
 

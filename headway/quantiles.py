@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 
 _GROWTH = 1.2
 _LEAST_S = 1e-4
+_PER_LOG = 1 / math.log(_GROWTH)
 
 
 def bucket(seconds: float) -> int:
     """Of a duration; 0 is a tenth of a millisecond and less."""
-    return max(0, math.ceil(math.log(max(seconds, _LEAST_S) / _LEAST_S, _GROWTH)))
+    return math.ceil(math.log(seconds / _LEAST_S) * _PER_LOG) if seconds > _LEAST_S else 0
 
 
 def added(counts: Iterable[Mapping[int, int]]) -> Counter[int]:

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
+
+import msgspec
 
 from headway import broker
 from headway.clock import new_id
@@ -37,4 +38,4 @@ def new_prediction(**fields: Any) -> NewPrediction:
         max_attempts=3,
         body=b'{"x": [1]}',
     )
-    return replace(prediction, **fields)
+    return msgspec.structs.replace(prediction, **fields)

@@ -1,6 +1,6 @@
 """Records that pass between the packages. Times are microseconds since 1970 by the database's clock."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -16,8 +16,7 @@ LARGE = 262_144
 BULK_PRIORITY = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewPrediction:
+class NewPrediction(msgspec.Struct, kw_only=True, frozen=True):
     """A submission that passed every check: one row to be."""
 
     id: str  # UUIDv7, canonical
@@ -30,7 +29,7 @@ class NewPrediction:
     size: int  # bytes of the input, elements of its arrays, or 1: what the lane's cost counts
     shape: str | None  # the free dimensions of typed inputs; unequal shapes never share a micro-batch
     max_attempts: int
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
     queue_timeout_us: int | None = None  # expired, if no device has begun it by then
     execution_timeout_us: int | None = None  # failed, if the device has not done it by then
     webhook: str | None = None  # a URL as `egress.Egress.checked_url` has made it
@@ -80,8 +79,7 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     shadow_of: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True, kw_only=True):
     """A queued row as the broker's messages know it."""
 
     id: str
@@ -90,8 +88,7 @@ class Hint:
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """A row that this claim now owns."""
 
     id: str

@@ -21,7 +21,8 @@ from sqlalchemy import URL, Connection, CursorResult, Engine, event
 from headway import failpoints
 from headway.clock import now_us
 from headway.errors import SettingsError, StorageUnavailable
-from storage import faults
+from storage import direct, faults
+from storage.direct import Direct
 from storage.faults import Fault, fault
 from storage.statements import Dialect, statements
 from storage.turnstile import Turnstile
@@ -72,6 +73,10 @@ class Database:
         with engine.connect() as connection, self._turn(), connection.begin():
             yield connection
         failpoints.hit("sql.committed", faults.lost)
+
+    def direct(self, *, durable: bool = True) -> contextlib.AbstractContextManager[Direct]:
+        """The same on SQLite alone, for transactions that every micro-batch makes."""
+        return direct.transaction(self._durable if durable else self._relaxed, self._turn())
 
     @contextlib.contextmanager
     def write_once(self, *, durable: bool = True) -> Iterator[Connection]:

@@ -24,26 +24,9 @@ def item_error(code: str | None, message: str | None) -> ItemError | None:
 
 
 def claimed_of(row: Sequence[Any]) -> Claimed:
-    id_, line, size, shape, position, created, started, attempt, revision, charged, losses, max_attempts, *rest = row
-    execution_timeout_us, body, content_type, blob_bytes = rest
-    return Claimed(
-        id=id_,
-        line=line,
-        size=size,
-        shape=shape,
-        position=position,
-        created_at=created,
-        started_at=started,
-        attempt=attempt,
-        revision=revision,
-        charged=charged,
-        losses=losses,
-        max_attempts=max_attempts,
-        execution_timeout_us=execution_timeout_us,
-        body=bytes_of(body),
-        content_type=content_type,
-        blob_bytes=blob_bytes,
-    )
+    """The columns in the order of the record's fields."""
+    *columns, body, content_type, blob_bytes = row
+    return Claimed(*(*columns, bytes_of(body), content_type, blob_bytes))
 
 
 def ended_of(

@@ -1,5 +1,6 @@
 """Claims and results: what a worker takes is fenced by a fresh claim, and what it writes asks for that claim."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from headway.types import Claimed, Outcome
 from storage.engine import reason
 from storage.faults import Fault, fault
 from storage.rows import claimed_of, ended_of
-from storage.statements import parts, with_rows
+from storage.statements import parts
 from storage.verbs import UUID, Verbs, as_json, valid
 
 
@@ -58,12 +59,11 @@ class Running(Verbs):
         return sorted(self._database.retrying(take), key=lambda row: (row.position, row.id))
 
     def _claim_sqlite(self, claim: str, parameters: dict[str, str]) -> list[Claimed]:
-        run = self._database.run
-        with self._database.write(durable=False) as connection:
-            if not run(connection, "claim", **parameters).rowcount:
+        with self._database.direct(durable=False) as direct:
+            if not direct.run("claim", **parameters):
                 return []
-            run(connection, "record_claim", **parameters)
-            return [claimed_of(row) for row in self._database.rows(connection, "claimed", claim=claim)]
+            direct.run("record_claim", **parameters)
+            return [claimed_of(row) for row in direct.rows("claimed", claim=claim)]
 
     def _claim_postgresql(self, parameters: dict[str, str]) -> list[Claimed]:
         with self._database.write_once(durable=False) as connection:
@@ -127,22 +127,22 @@ class Running(Verbs):
         return self._finish([(claim, refused)], settled)
 
     def _finish_sqlite(self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]) -> Sequence[Sequence[Any]]:
-        with self._database.write() as connection:
+        with self._database.direct() as direct:
             outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
             # The transaction is the only one there is: what the fence lets through now stays as it is.
-            passed = self._database.rows(connection, "finishing", rows=_fences(results))
+            passed = direct.rows("finishing", rows=_fences(results))
             now = now_us()
             became = {id_: _became(outcomes[claim, id_], status) for id_, claim, status, *_ in passed}
-            for part in parts(len(passed)):
-                values: list[Any] = []
-                for id_, claim, *_ in passed[part]:
-                    outcome = outcomes[claim, id_]
-                    error = (None, None) if became[id_] is Status.CANCELED else _error(outcome)
-                    values += (id_, claim, became[id_], *error, outcome.predict_us, outcome.batch_size)
-                    values += (now, *_output(outcome))
-                connection.exec_driver_sql(with_rows("finish", part.stop - part.start), tuple(values))
+            alike: dict[tuple[Any, ...], list[Any]] = defaultdict(list)  # what rows share → their ids and outputs
+            for id_, claim, *_ in passed:
+                outcome = outcomes[claim, id_]
+                alike[_shared(outcome, became[id_], claim, now)] += (id_, outcome.output)
+            for shared, rows in alike.items():
+                for part in parts(len(rows) // 2):
+                    values = rows[2 * part.start : 2 * part.stop]
+                    direct.run_with_rows("finish", part.stop - part.start, (*values, *shared))
             if settled:
-                self._database.run(connection, "settle", claims=self._ids(settled))
+                direct.run("settle", claims=self._ids(settled))
         return [
             (id_, claim, became[id_], revision + 1, attempt, started_at, now)
             for id_, claim, _, revision, attempt, started_at in passed
@@ -188,8 +188,12 @@ def _became(outcome: Outcome, status: int) -> Status:
     return Status.CANCELED if status == Status.CANCELING and outcome.error is not None else outcome.status
 
 
-def _output(outcome: Outcome) -> tuple[bytes | None, str | None, int | None]:
-    return outcome.output, outcome.output_type, outcome.output_bytes
+def _shared(outcome: Outcome, status: Status, claim: str, now: int) -> tuple[Any, ...]:
+    """What SQLite's `finish` asks for beside the rows themselves."""
+    error = (None, None) if status is Status.CANCELED else _error(outcome)
+    measured = (outcome.predict_us, outcome.batch_size)
+    apart = (outcome.output_type, outcome.output_bytes)
+    return status, status is Status.FAILED, *error, *measured, *apart, now, claim
 
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:

@@ -7,8 +7,9 @@ several statements say in the same words has a name of its own, and stands as `{
 
 import functools
 import re
+from collections.abc import Sequence
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 Dialect = Literal["sqlite", "postgresql"]
 
@@ -56,15 +57,45 @@ def with_rows(name: str, rows: int) -> str:
     One statement for many rows, and not `executemany`: the driver gives up the interpreter's lock at every step, and
     under load it takes milliseconds to come back while the write lock is held.
     """
+    return _repeated(name, rows, ())
+
+
+def filled(name: str, rows: Sequence[Sequence[Any]]) -> tuple[str, tuple[Any, ...]]:
+    """`with_rows` and its parameters, for the rows given.
+
+    The driver looks for an adapter for each NULL and each `bytes` that it binds, which takes longer than storing them.
+    So a column that is NULL in all rows is written as such, and bytes are bound as `bytearray`.
+    """
+    empty = tuple(column.count(None) == len(rows) for column in zip(*rows, strict=True))
+    values = [
+        bytearray(value) if type(value) is bytes else value
+        for row in rows
+        for value, left_out in zip(row, empty, strict=True)
+        if not left_out
+    ]
+    return _repeated(name, len(rows), empty), tuple(values)
+
+
+@functools.lru_cache(maxsize=512)
+def _repeated(name: str, rows: int, empty: tuple[bool, ...]) -> str:
     before, row, after = re.split(r"(?<=VALUES )(\([?, ]+\))", statements("sqlite")[name])
+    if empty:
+        row = f"({', '.join('NULL' if each else '?' for each in empty)})"
     return before + ", ".join([row] * rows) + after
 
 
+#: Up to so many, a part may have any number of rows; beyond that, a multiple of it.
+_FEW_ROWS = 8
+
+
 def parts(count: int) -> list[slice]:
-    """Cuts so many rows into powers of two, so that few distinct statements are ever prepared."""
+    """Cuts so many rows into two parts for each MOST_ROWS at most, of few distinct sizes: each is a statement that has
+    to be prepared once."""
     cuts, start = [], 0
     while start < count:
-        rows = min(MOST_ROWS, 1 << ((count - start).bit_length() - 1))
+        rows = min(MOST_ROWS, count - start)
+        if rows > _FEW_ROWS:
+            rows -= rows % _FEW_ROWS
         cuts.append(slice(start, start + rows))
         start += rows
     return cuts

@@ -1,17 +1,15 @@
 """Acceptance: a group of submissions becomes rows, in one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import sqlalchemy
 
 from headway.clock import now_us
 from headway.errors import StorageUnavailable
 from headway.types import NewPrediction
 from storage.engine import reason
 from storage.faults import Fault, fault
-from storage.statements import parts, with_rows
+from storage.statements import parts
 from storage.verbs import FIRST_ID, Verbs, as_json
 
 
@@ -52,25 +50,17 @@ class Submitting(Verbs):
         return self.insert(rows[:middle], durable=durable) + self.insert(rows[middle:], durable=durable)
 
     def _insert_sqlite(self, rows: Sequence[NewPrediction], durable: bool) -> Sequence[int | Held]:
-        with self._database.write(durable=durable) as connection:
+        with self._database.direct(durable=durable) as direct:
             now = now_us()
             inserted = 0
             for part in parts(len(rows)):
-                values: list[Any] = []
-                for n, row in enumerate(rows[part], start=now + part.start):
-                    values += (row.id, row.tenant_id, row.model, row.version, row.alias, row.line, n, n, row.priority)
-                    expires_at = None if row.queue_timeout_us is None else n + row.queue_timeout_us
-                    values += (row.size, row.shape, row.max_attempts, as_json(row.metadata), expires_at)
-                    values += (row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events)
-                    values += (row.idempotency_key, row.idempotency_digest, row.traceparent, row.shadow_of)
-                bodies = [value for row in rows[part] for value in (row.id, row.body, row.content_type, row.blob_bytes)]
-                count = part.stop - part.start
-                result = connection.exec_driver_sql(with_rows("insert_predictions", count), tuple(values))
-                connection.exec_driver_sql(with_rows("insert_inputs", count), tuple(bodies))
-                inserted += result.rowcount
+                values = [_values(row, n) for n, row in enumerate(rows[part], start=now + part.start)]
+                bodies = [(row.id, row.body, row.content_type, row.blob_bytes) for row in rows[part]]
+                inserted += direct.run_filled("insert_predictions", values)
+                direct.run_filled("insert_inputs", bodies)
             if inserted == len(rows):
                 return list(range(now, now + inserted))
-            return self._existing(connection, rows)
+            return self._existing(direct.all, rows)
 
     def _insert_postgresql(self, rows: Sequence[NewPrediction], durable: bool) -> Sequence[int | Held]:
         fields = [
@@ -104,22 +94,29 @@ class Submitting(Verbs):
             bodies = [row.body for row in rows]
             found = self._database.run(connection, "insert_predictions", rows=as_json(fields), bodies=bodies).all()
             if len(found) < len(rows):
-                return self._existing(connection, rows)
+
+                def ask(name: str, **parameters: Any) -> Any:
+                    return self._database.run(connection, name, **parameters)
+
+                return self._existing(ask, rows)
         positions = {row[0]: row[1] for row in found}
         return [positions[row.id] for row in rows]
 
-    def _existing(self, connection: sqlalchemy.Connection, rows: Sequence[NewPrediction]) -> list[int | Held]:
-        """Of a group that did not go in as a whole: where each row is, or who has its key."""
+    def _existing(self, ask: Callable[..., Any], rows: Sequence[NewPrediction]) -> list[int | Held]:
+        """Of a group that did not go in as a whole: where each row is, or who has its key.
+
+        `ask` executes a statement by its name, in the same transaction.
+        """
         ids = self._ids([row.id for row in rows])
-        found: dict[str, int | Held] = {row[0]: row[1] for row in self._database.run(connection, "positions", ids=ids)}
+        found: dict[str, int | Held] = {row[0]: row[1] for row in ask("positions", ids=ids)}
         keyed = [
             {"id": row.id, "tenant_id": row.tenant_id, "key": row.idempotency_key, "digest": row.idempotency_digest}
             for row in rows
             if row.id not in found
         ]
-        for ours, holder, same in self._database.run(connection, "holders", rows=as_json(keyed)):
+        for ours, holder, same in ask("holders", rows=as_json(keyed)):
             found[ours] = Held(holder, bool(same))
-        self._database.run(connection, "forget_inputs", ids=ids)
+        ask("forget_inputs", ids=ids)
         missing = [row.id for row in rows if row.id not in found]
         if missing:  # who had the key was purged between two statements
             raise StorageUnavailable("an idempotency key changed hands; send it again")
@@ -130,3 +127,14 @@ class Submitting(Verbs):
         wanted = as_json([{"id": FIRST_ID, "tenant_id": tenant_id, "key": key, "digest": digest}])
         rows = self._read(lambda c: self._database.run(c, "holders", rows=wanted).all())
         return next((Held(id_, bool(same)) for _, id_, same in rows), None)
+
+
+def _values(row: NewPrediction, position: int) -> tuple[Any, ...]:
+    """In the order of `insert_predictions`."""
+    return (
+        *(row.id, row.tenant_id, row.model, row.version, row.alias, row.line, position, position, row.priority),
+        *(row.size, row.shape, row.max_attempts, as_json(row.metadata)),
+        None if row.queue_timeout_us is None else position + row.queue_timeout_us,
+        *(row.queue_timeout_us, row.execution_timeout_us, row.webhook, row.webhook_events),
+        *(row.idempotency_key, row.idempotency_digest, row.traceparent, row.shadow_of),
+    )

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +87,9 @@ class Device:
 
     def __init__(self, model: LoadedModel, manifest: Manifest, context: Context) -> None:
         self.model = model
+        self._decode_json: Callable[[bytes], Any] = (
+            signature.Decoder(model.inputs) if model.inputs else msgspec.json.decode
+        )
         self._context = context
         self._limits = manifest.limits
 
@@ -127,8 +130,7 @@ class Device:
     def _decode(self, body: "bytes | Raw") -> Any:
         if isinstance(body, Raw):
             return self._decode_raw(body)
-        value = msgspec.json.decode(body)
-        return signature.to_arrays(value, self.model.inputs) if self.model.inputs else value
+        return self._decode_json(body)
 
     def _decode_raw(self, raw: "Raw") -> Any:
         array = npy.load(raw.body) if raw.type == npy.MEDIA_TYPE else None
@@ -199,7 +201,7 @@ def _verify(order: frames.Load) -> None:
 
 
 def _warm_up(device: Device, manifest: Manifest) -> None:
-    """The example once alone and once as a full batch, so that the first real call finds everything compiled.
+    """The example alone, as a full batch, and in each size that a graph sees: the first real call finds all compiled.
 
     Raises Unloadable if the author's own example fails. Zeros made from the declared shapes may well be refused.
     """
@@ -207,7 +209,8 @@ def _warm_up(device: Device, manifest: Manifest) -> None:
     if example is None:
         return
     body = msgspec.json.encode(example)
-    for size in sorted({1, manifest.batching.max_batch_size}):
+    largest = manifest.batching.max_batch_size
+    for size in sorted({1, largest, *manifest.graph.sizes(largest)}):
         settled = device.warm_up([("warm-up", body)] * size)
         failed = next((o.error for o in settled if o.error is not None), None)
         if failed is not None:

@@ -7,7 +7,9 @@ are handed back.
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from headway.errors import BlobMissing, BlobsUnavailable, ItemCode, ItemError
 from headway.fetching import url_of

@@ -6,7 +6,7 @@ What to do when one looks wrong stands in docs/operations.md, by its name.
 from collections import Counter as Counts
 from collections.abc import Sequence
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, disable_created_metrics
 
 from batching.policy import Take
 from headway import broker
@@ -14,6 +14,7 @@ from headway.notices import Ended
 from headway.types import Claimed, Outcome
 from headway.webhooks import WebhookStatus
 from storage.returning import GivenBack
+from workers.histogram import Histogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -68,6 +69,7 @@ WEBHOOK_ATTEMPTS = Counter("headway_webhook_attempts_total", "Attempts to delive
 WEBHOOK_SECONDS = Histogram(
     "headway_webhook_delivery_seconds",
     "Wait between an event and its delivery.",
+    (),
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 36_000, 86_400, 259_200),
 )
 _WEBHOOK_OUTCOMES = {
@@ -82,22 +84,17 @@ Version = tuple[str, str]
 def formed(version: Version, take: Take, began: float) -> None:
     """`began`: when it departed, by the clock of its items' `arrived`. Items of batches wait because they may."""
     DEPARTURES.labels(*version, take.reason.value).inc()
-    histogram = WINDOW_SECONDS.labels(*version)
-    for item in take.items:
-        if not item.bulk:
-            histogram.observe(began - item.arrived)
+    WINDOW_SECONDS.observe(version, (began - item.arrived for item in take.items if not item.bulk))
 
 
 def computed(version: Version, outcomes: Sequence[Outcome]) -> None:
-    BATCH_SIZE.labels(*version).observe(len(outcomes))
-    PREDICT_SECONDS.labels(*version).observe(max(one.predict_us for one in outcomes) / 1e6)
+    BATCH_SIZE.observe(version, [len(outcomes)])
+    PREDICT_SECONDS.observe(version, [max(one.predict_us for one in outcomes) / 1e6])
 
 
 def finished(version: Version, rows: Sequence[Claimed], ended: dict[str, Ended]) -> None:
-    queue_seconds = QUEUE_SECONDS.labels(*version)
-    for row in rows:
-        if row.id in ended and not broker.is_bulk(row.line):
-            queue_seconds.observe((row.started_at - row.position) / 1e6)
+    heard = (row for row in rows if row.id in ended and not broker.is_bulk(row.line))
+    QUEUE_SECONDS.observe(version, ((row.started_at - row.position) / 1e6 for row in heard))
     became_terminal(version, ended)
 
 
@@ -117,7 +114,7 @@ def given_back(given: GivenBack) -> None:
 
 def loaded(version: Version, seconds: float) -> None:
     LOADS.labels(*version).inc()
-    LOAD_SECONDS.labels(*version).observe(seconds)
+    LOAD_SECONDS.observe(version, [seconds])
 
 
 def unloaded(version: Version) -> None:
@@ -154,4 +151,4 @@ def webhook_attempt(state: WebhookStatus, seconds: float) -> None:
     """`state`: of the delivery after it; `seconds`: since the event."""
     _WEBHOOK_OUTCOMES[state].inc()
     if state is WebhookStatus.SUCCEEDED:
-        WEBHOOK_SECONDS.observe(seconds)
+        WEBHOOK_SECONDS.observe((), [seconds])

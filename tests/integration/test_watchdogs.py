@@ -69,13 +69,13 @@ PLANTS = {
         """,
         "the intake, which leaves hints in headway:",
     ),
-    "the feed raises": ("from workers.runner import Runner; Runner._claim = lambda self, items: {}[0]", "'feed m"),
+    "the feed raises": ("from workers.claiming import Claiming; Claiming.claim = lambda self, items: {}[0]", "'feed m"),
     "the device thread raises": (
         "from workers.runner import Runner; Runner._received = lambda self, reply, executor: {}[0]",
         "'device m",
     ),
     "the feed hangs": (
-        "from workers.runner import Runner; Runner._has_room = lambda self: False",
+        "from workers.slots import Slots; Slots.has_room = lambda self: False",
         "which lets them wait, has shown no sign of life",
     ),
     "results cannot be written": (

@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api.problems import TABLE, Problem
 from api.registry import ModelView, Target
-from api.rendering import accepted, after, etag
+from api.rendering import accepted, accepted_json, after, ended_json, etag
 from headway.clock import new_id, rfc3339
 from headway.errors import ItemCode, ItemError
 from headway.manifest import parse
@@ -17,6 +19,7 @@ from headway.notices import Ended
 from headway.registry import State, Version
 from headway.rendering import prediction_json, time_of
 from headway.states import Status
+from headway.testing import new_prediction
 from headway.types import NewPrediction
 
 
@@ -144,3 +147,40 @@ def test_times_are_those_of_the_clock(us: int) -> None:
 
 def test_every_problem_code_names_a_client_or_server_error() -> None:
     assert all(400 <= status < 600 for status, _, _ in TABLE.values())
+
+
+_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_times = st.integers(1, 1 << 52)
+_created = st.builds(
+    new_prediction,
+    model=_names,
+    alias=st.none() | _names,
+    priority=st.integers(0, 9),
+    max_attempts=st.integers(1, 100),
+    metadata=st.dictionaries(_names, _names, max_size=2),
+    queue_timeout_us=st.none() | st.integers(1, 10**12),
+    webhook=st.none() | st.just("https://example.com"),
+)
+_ended = st.builds(
+    Ended,
+    status=st.sampled_from([Status.SUCCEEDED, Status.FAILED, Status.CANCELED]),
+    revision=st.integers(2, 1 << 31),
+    claim=st.none() | st.just("01890000-0000-7000-8000-000000000000"),
+    attempt=st.integers(0, 100),
+    started_at=st.none() | _times,
+    completed_at=_times,
+    predict_us=st.none() | st.integers(0, 10**10),
+    batch_size=st.none() | st.integers(1, 4096),
+    output=st.none() | st.sampled_from([b"null", b'"100 %b"', b"[1.5,2e-7]"]),
+    output_omitted=st.just(False),
+    error=st.none() | st.builds(ItemError, st.sampled_from(ItemCode), _names),
+)
+
+
+@given(_created, _times, _ended, st.sampled_from(["", "https://example.com/100%25"]))
+def test_what_is_filled_into_a_form_reads_as_if_it_had_been_written_out(
+    row: NewPrediction, position: int, ended: Ended, public_url: str
+) -> None:
+    first = accepted(row, position)
+    assert accepted_json(row, position, public_url) == prediction_json(first, public_url)
+    assert ended_json(row, position, ended, public_url) == prediction_json(after(first, ended), public_url)

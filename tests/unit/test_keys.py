@@ -64,10 +64,10 @@ def test_an_origin_is_a_scheme_and_a_host(origin: str) -> None:
 
 def test_a_star_takes_every_host() -> None:
     sites = Sites(hosts=["*"], origins=(), public_url="")
-    sites.check({"http_version": "1.1", "server": ("127.0.0.1", 80)}, {b"host": b"anything.example.com:9"})
+    sites.check({b"host": b"anything.example.com:9"}, version="1.1", server="127.0.0.1")
 
 
 def test_the_address_that_was_connected_to_is_a_host_of_ours() -> None:
     sites = Sites(hosts=(), origins=(), public_url="")
-    sites.check({"http_version": "1.1", "server": ("10.1.2.3", 80)}, {b"host": b"10.1.2.3:80"})
-    sites.check({"http_version": "1.1", "server": ("fd00::1", 80)}, {b"host": b"[fd00::1]:80"})
+    sites.check({b"host": b"10.1.2.3:80"}, version="1.1", server="10.1.2.3")
+    sites.check({b"host": b"[fd00::1]:80"}, version="1.1", server="fd00::1")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headway.errors import InputRefused
 from headway.manifest import DTYPES, Manifest, Tensor
-from headway.signature import Checked, check, example, to_arrays
+from headway.signature import Checked, Decoder, check, example, to_arrays
 
 MATRIX = {"x": Tensor("float32", (-1, 2))}
 PAIR = {"ids": Tensor("int64", (-1,)), "flag": Tensor("bool", ())}
@@ -97,3 +97,38 @@ def test_an_example_made_of_zeros_fits_every_declaration() -> None:
     check(example(inputs, Manifest()), inputs)
     assert example(inputs, Manifest(example={"mine": 1})) == {"mine": 1}
     assert example({}, Manifest()) is None
+
+
+NUMBERS = st.one_of(
+    st.booleans(), st.none(), st.text(max_size=2), st.integers(-(2**70), 2**70), st.floats(allow_nan=False),
+    st.sampled_from([0, 1, -1, 127, 128, 255, 256, 65504.0, 65520.0, 3.39e38, 3.4e38, 1e39, 2**63, 2**64 - 1, 2**64]),
+)  # fmt: skip
+VALUES = st.recursive(NUMBERS, lambda inner: st.lists(inner, max_size=3), max_leaves=9)
+FITTING = st.lists(st.lists(st.sampled_from([0, 1, 2]), min_size=2, max_size=2), min_size=1, max_size=3)
+
+
+@given(
+    value=st.one_of(VALUES, FITTING, st.fixed_dictionaries({"x": st.one_of(VALUES, FITTING)})),
+    dtype=st.sampled_from(list(DTYPES)),
+    shape=st.sampled_from([(), (2,), (-1,), (-1, 2), (-1, -1)]),
+)
+def test_what_is_decoded_at_once_is_what_is_decoded_slowly(value: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    inputs = {"x": Tensor(dtype, shape)}
+
+    def told(decode: Any, given_: Any) -> Any:
+        try:
+            array = decode(given_)["x"]
+        except InputRefused as error:
+            return error.pointer, error.detail
+        return array.dtype, array.shape, array.tolist()
+
+    json = msgspec.json.encode(value)
+    assert told(Decoder(inputs), json) == told(lambda one: to_arrays(msgspec.json.decode(one), inputs), json)
+
+
+def test_several_inputs_are_decoded_by_names_that_are_no_identifiers() -> None:
+    decode = Decoder({"a-b": Tensor("float32", (2,)), "class": Tensor("bool", ())})
+    arrays = decode(b' {"class": true, "a-b": [1, 2.5]}')
+    assert {name: array.tolist() for name, array in arrays.items()} == {"a-b": [1.0, 2.5], "class": True}
+    with pytest.raises(InputRefused, match="missing"):
+        decode(b'{"class": true}')

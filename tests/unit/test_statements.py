@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import migrate
-from storage.statements import MOST_ROWS, Dialect, parts, statements, with_rows
+from storage.statements import MOST_ROWS, Dialect, filled, parts, statements, with_rows
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
@@ -34,16 +34,24 @@ def test_markers_are_written_out_and_never_bound() -> None:
 
 
 @given(st.integers(0, 1000))
-def test_parts_are_powers_of_two_that_cover_every_row_once(count: int) -> None:
+def test_parts_cover_every_row_once_and_are_few_and_of_few_sizes(count: int) -> None:
     cuts = parts(count)
     assert [n for cut in cuts for n in range(cut.start, cut.stop)] == list(range(count))
-    assert {cut.stop - cut.start for cut in cuts} <= {1 << n for n in range(MOST_ROWS.bit_length())}
+    assert len(cuts) <= count // MOST_ROWS + 2
+    assert {cut.stop - cut.start for cut in cuts} <= {*range(1, 9), *range(16, MOST_ROWS + 1, 8)}
 
 
 def test_a_statement_is_given_as_many_rows_as_asked() -> None:
     text = with_rows("insert_inputs", 3)
     assert "VALUES (?, ?, ?, ?), (?, ?, ?, ?), (?, ?, ?, ?)\nON CONFLICT" in text
-    assert with_rows("finish", 2).count("?") == 22
+    assert "VALUES (?, ?), (?, ?))\nUPDATE" in with_rows("finish", 2)
+
+
+def test_what_is_null_in_all_rows_is_written_out_and_all_else_is_bound() -> None:
+    text, values = filled("insert_inputs", [("a", b"1", None, None), ("b", b"2", None, 7)])
+    assert "VALUES (?, ?, NULL, ?), (?, ?, NULL, ?)\nON CONFLICT" in text
+    assert values == ("a", b"1", None, "b", b"2", 7)
+    assert sum(isinstance(value, bytearray) for value in values) == 2
 
 
 def test_the_schema_that_the_code_needs_is_alembics_newest() -> None:

@@ -21,18 +21,23 @@ class ExportedModel:
 
     framework = "torch.export"
 
-    def __init__(self, program: ExportedProgram, inputs: dict[str, Tensor], outputs: dict[str, Tensor], device: str):
+    def __init__(
+        self,
+        program: ExportedProgram,
+        inputs: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        manifest: Manifest,
+        device: str,
+    ) -> None:
         self.inputs = inputs
         self.outputs = outputs
-        self._device = device
         self._module = program.module()
         self._order = _arguments(program)
         self._in_spec = program.call_spec.in_spec
+        self._graph = tensors.Graph(self._call, inputs=inputs, outputs=list(outputs), manifest=manifest, device=device)
 
     def predict(self, inputs: list[Any], context: Context) -> object:
-        return tensors.predict(
-            self._call, inputs, declared=self.inputs, outputs=list(self.outputs), device=self._device
-        )
+        return self._graph.predict(inputs)
 
     def _call(self, named: dict[str, torch.Tensor]) -> object:
         flat = [
@@ -48,7 +53,7 @@ def load(manifest: Manifest, context: Context) -> ExportedModel:
     graph = _graph_inputs(program, manifest.batching.max_batch_size)
     inputs = agreed(manifest.inputs, graph) if manifest.inputs else graph
     outputs = manifest.outputs or _graph_outputs(program)
-    return ExportedModel(move_to_device_pass(program, context.device), inputs, outputs, context.device)
+    return ExportedModel(move_to_device_pass(program, context.device), inputs, outputs, manifest, context.device)
 
 
 def _arguments(program: ExportedProgram) -> list[TensorArgument | ConstantArgument]:

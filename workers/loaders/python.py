@@ -9,7 +9,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from headway.manifest import Manifest, Tensor
+from headway.manifest import Graph, Manifest, Tensor
 from headway.model import Context, Model
 from workers.loaders import LoadedModel, Unloadable
 
@@ -37,6 +37,8 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
         from workers.loaders import weights  # it is torch's, so torch has been imported
 
         return weights.load(cls, manifest, context)
+    if manifest.graph != Graph():
+        raise Unloadable("[graph] is for graphs and weights: model.py calls torch.compile and its like itself")
     if inspect.iscoroutinefunction(cls.predict):
         raise Unloadable(
             f"{cls.__name__}.predict is async, and should be a plain function: it has a process of its own"

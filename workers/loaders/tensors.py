@@ -1,5 +1,6 @@
 """Typed inputs to one torch tensor each, and the rows of what comes out back to items: for graphs of every format."""
 
+import bisect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,38 +9,79 @@ import numpy as np
 import torch
 
 from batching.outcomes import to_numpy
-from headway.manifest import Tensor
+from headway.manifest import Manifest, Tensor
+from workers.loaders import Unloadable
+from workers.loaders.recorded import Recorded
+from workers.loaders.transfer import transfer
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+Named = dict[str, torch.Tensor]
 
 
-def predict(
-    call: Callable[[dict[str, torch.Tensor]], object],
-    inputs: Sequence[Arrays],
-    *,
-    declared: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    device: str,
-) -> list[Any]:
-    """One answer per item. Items whose free dimensions differ are called apart, since they make no tensor together."""
-    groups: defaultdict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
-    for index, arrays in enumerate(inputs):
-        groups[tuple(arrays[name].shape for name in declared)].append(index)
-    answers: list[Any] = [None] * len(inputs)
-    for indexes in groups.values():
-        with torch.inference_mode():
-            tensors = {
-                name: _stack([inputs[index][name] for index in indexes], tensor.dtype, device)
-                for name, tensor in declared.items()
-            }
-            answer = _named(call(tensors), outputs)
-            for index, row in zip(indexes, _rows(answer, len(indexes)), strict=True):
+class Graph:
+    """A callable of named tensors, batch first, as a model: it has a device, and may be compiled or recorded."""
+
+    def __init__(
+        self,
+        call: Callable[[Named], object],
+        *,
+        inputs: Mapping[str, Tensor],
+        outputs: Sequence[str],
+        manifest: Manifest,
+        device: str,
+    ) -> None:
+        """Raises Unloadable for settings that the graph or the device cannot have."""
+        settings = manifest.graph
+        self._inputs = inputs
+        self._outputs = outputs
+        self._sizes = settings.sizes(manifest.batching.max_batch_size)
+        self._transfer = transfer(device)
+        free = any(-1 in tensor.shape for tensor in inputs.values())
+        if settings.compile:
+            backend = settings.compile if isinstance(settings.compile, str) else "inductor"
+            try:
+                call = torch.compile(call, backend=backend, dynamic=None if free else False)
+            except RuntimeError as error:
+                raise Unloadable(f"[graph] compile: {error}") from error
+        if settings.cuda_graphs:
+            if not device.startswith("cuda"):
+                raise Unloadable(f"[graph] cuda_graphs is set, and the device is {device}")
+            if free:
+                raise Unloadable(
+                    "[graph] cuda_graphs is set, and [inputs] leaves lengths free: a recording has fixed ones"
+                )
+            call = Recorded(call)
+        self._call = call
+
+    def predict(self, inputs: Sequence[Arrays]) -> list[Any]:
+        """One answer per item. Items of different free lengths are called apart, since they make no tensor together."""
+        groups: defaultdict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+        for index, arrays in enumerate(inputs):
+            groups[tuple(arrays[name].shape for name in self._inputs)].append(index)
+        answers: list[Any] = [None] * len(inputs)
+        for indexes in groups.values():
+            rows = self._predict([inputs[index] for index in indexes])
+            for index, row in zip(indexes, rows, strict=True):
                 answers[index] = row
-    return answers
+        return answers
+
+    def _predict(self, inputs: list[Arrays]) -> list[Any]:
+        count = len(inputs)
+        # Filled up with what is there already: no value that a client might not have sent.
+        filled = inputs + inputs[-1:] * (padded(count, self._sizes) - count)
+        with torch.inference_mode(), self._transfer as move:
+            tensors = {
+                name: move.in_([arrays[name] for arrays in filled], getattr(torch, tensor.dtype))
+                for name, tensor in self._inputs.items()
+            }
+            answer = move.out(_named(self._call(tensors), self._outputs))
+            return _rows(answer, len(filled))[:count]
 
 
-def _stack(arrays: list[np.ndarray[Any, Any]], dtype: str, device: str) -> torch.Tensor:
-    return torch.from_numpy(np.stack(arrays)).to(device=device, dtype=getattr(torch, dtype))
+def padded(count: int, sizes: Sequence[int]) -> int:
+    """The smallest of the ascending sizes that holds so many; the number itself where none does."""
+    at = bisect.bisect_left(sizes, count)
+    return sizes[at] if at < len(sizes) else count
 
 
 def _named(answer: object, names: Sequence[str]) -> object:

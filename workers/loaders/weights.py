@@ -25,17 +25,16 @@ class WeightsModel:
     def __init__(self, module: torch.nn.Module, manifest: Manifest, device: str) -> None:
         self.inputs: dict[str, Tensor] = manifest.inputs
         self.outputs: dict[str, Tensor] = manifest.outputs
-        self._module = module
-        self._device = device
+        self._graph = tensors.Graph(
+            lambda named: module(**named),
+            inputs=self.inputs,
+            outputs=list(self.outputs),
+            manifest=manifest,
+            device=device,
+        )
 
     def predict(self, inputs: list[Any], context: Context) -> object:
-        return tensors.predict(
-            lambda named: self._module(**named),
-            inputs,
-            declared=self.inputs,
-            outputs=list(self.outputs),
-            device=self._device,
-        )
+        return self._graph.predict(inputs)
 
 
 def load(cls: type[torch.nn.Module], manifest: Manifest, context: Context) -> WeightsModel:
