@@ -83,22 +83,20 @@ def run(one: Benchmark, quick: bool, further: list[str]) -> dict[str, object]:
     console.print(f"[bold]{one.name}[/]: {' '.join(command[2:])}, {limit_s / 60:.0f} minutes at most")
     RESULTS.mkdir(exist_ok=True)
     began = time.monotonic()
-    with (RESULTS / f"{one.name}.txt").open("w") as kept:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        tee = subprocess.Popen(["tee", "/dev/stderr"], stdin=process.stdout, stdout=kept)
-        try:
-            code = process.wait(limit_s)
-            said = "well" if code == 0 else f"with {code}"
-        except subprocess.TimeoutExpired:
-            said = f"at its limit of {limit_s} s"
-            stop(process)
-        finally:
-            stop(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                tee.wait(10)
-            tee.kill()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    tee = subprocess.Popen(["tee", RESULTS / f"{one.name}.txt"], stdin=process.stdout)
+    try:
+        code = process.wait(limit_s)
+        said = "well" if code == 0 else f"with {code}"
+    except subprocess.TimeoutExpired:
+        said = f"at its limit of {limit_s} s"
+    finally:
+        stop(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            tee.wait(10)
+        tee.kill()
     return {"ended": said, "seconds": round(time.monotonic() - began, 1)}
 
 
