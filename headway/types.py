@@ -1,6 +1,5 @@
 """Records that pass between the packages. Times are microseconds since 1970 by the database's clock."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
