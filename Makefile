@@ -59,7 +59,7 @@ check: test-install  ## lint, types, import contracts
 bench: test-install  ## durable predictions beside FastAPI + plain Celery, Ray Serve and BentoML, short
 	$(BIN)/python -m bench.durable --quick $(BENCH)
 
-bench-all: test-install  ## every benchmark but overload: an hour and a half; BENCH=--quick: a quarter of an hour
+bench-all: test-install  ## every benchmark but overload: 1 3/4 hours; 20 minutes with BENCH=--quick
 	$(BIN)/python -m bench.all $(BENCH)
 
 bench-peers: demo-install  ## a virtual environment for each of the peers, below .headway/peers

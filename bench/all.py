@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from bench.rounds import RESULTS, console, write
+from bench.rounds import RESULTS, console, leave_in_order, write
 from bench.sides import ROOT, VENVS
 
 
@@ -40,6 +40,7 @@ BENCHMARKS = (
     Benchmark("polls"),
     Benchmark("minilm"),
     Benchmark("cpu"),
+    Benchmark("gpu", (), (), 300, 1200, rounds=False),  # says so where there is none
     Benchmark("batch_file", ("--lines", "20000", "--waits", "50"), ("--lines", "300000"), 300, 1200, rounds=False),
     Benchmark("webhooks", ("--rounds", "1", "--count", "1000"), ("--count", "4000"), 300, 1200, rounds=False),
     Benchmark(
@@ -61,6 +62,7 @@ def main() -> int:
     parser.add_argument("--skip", nargs="+", choices=names, default=[])
     parser.add_argument("--venvs", default=os.environ.get("BENCH_VENVS", str(VENVS)), help="of the peers")
     options, further = parser.parse_known_args()
+    leave_in_order()
     ended: dict[str, dict[str, object]] = {}
     for one in BENCHMARKS:
         if one.name in options.only and one.name not in options.skip:
@@ -81,22 +83,20 @@ def run(one: Benchmark, quick: bool, further: list[str]) -> dict[str, object]:
     console.print(f"[bold]{one.name}[/]: {' '.join(command[2:])}, {limit_s / 60:.0f} minutes at most")
     RESULTS.mkdir(exist_ok=True)
     began = time.monotonic()
-    with (RESULTS / f"{one.name}.txt").open("w") as kept:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        tee = subprocess.Popen(["tee", "/dev/stderr"], stdin=process.stdout, stdout=kept)
-        try:
-            code = process.wait(limit_s)
-            said = "well" if code == 0 else f"with {code}"
-        except subprocess.TimeoutExpired:
-            said = f"at its limit of {limit_s} s"
-            stop(process)
-        finally:
-            stop(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                tee.wait(10)
-            tee.kill()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    tee = subprocess.Popen(["tee", RESULTS / f"{one.name}.txt"], stdin=process.stdout)
+    try:
+        code = process.wait(limit_s)
+        said = "well" if code == 0 else f"with {code}"
+    except subprocess.TimeoutExpired:
+        said = f"at its limit of {limit_s} s"
+    finally:
+        stop(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            tee.wait(10)
+        tee.kill()
     return {"ended": said, "seconds": round(time.monotonic() - began, 1)}
 
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -86,9 +87,15 @@ def parser(description: str, *, rounds: int = 5, seconds: float = 4.0) -> argpar
 
 def parse(parsed: argparse.ArgumentParser) -> argparse.Namespace:
     options = parsed.parse_args()
+    leave_in_order()
     if options.quick:
         options.rounds, options.seconds = 1, min(options.seconds, 1.5)
     return options
+
+
+def leave_in_order() -> None:
+    """Who is asked to end stops what it has started before."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def play(contenders: Sequence[Contender], rounds: int, only: Sequence[str] | None = None) -> list[Contender]:
