@@ -94,7 +94,8 @@ class Traffic:
             self._enough.set()
             for thread in self._threads:
                 thread.join()
-        assert self.errors == []
+        if self.errors:
+            raise self.errors[0]
 
 
 def test_a_backup_under_load_is_one_consistent_state(sqlite_url: str, tmp_path: Path) -> None:
@@ -186,10 +187,34 @@ class Files:
         return Path(sys.argv[2], *parts[1:])
 
 storage.statements.resources = type("", (), {"files": staticmethod(lambda package: Files())})
+from headway.clock import now_us
+from headway.states import Status
 from storage.engine import Database
+from storage.predictions import Predictions
+from storage.statements import with_rows
+from storage.verbs import as_json
 from tests.integration.test_backup_and_migrate import Traffic
 
+class FormerPredictions(Predictions):
+    def _finish_sqlite(self, results, settled):
+        values = []
+        for claim, one in results:
+            values += (one.id, claim, one.status, None, None, one.predict_us, one.batch_size, now_us(), one.output,
+                       None, None)
+        with database.write() as connection:
+            passed = database.rows(connection, "finishing", rows=as_json(
+                [dict(id=one.id, claim=claim) for claim, one in results]))
+            assert len(passed) == len(results)
+            connection.exec_driver_sql(with_rows("finish", len(results)), tuple(values))
+            database.run(connection, "settle", claims=as_json(settled))
+        return [(id_, claim, Status.SUCCEEDED, revision + 1, attempt, started_at, now_us())
+                for id_, claim, _, revision, attempt, started_at in passed]
+
 class Former(Traffic):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.predictions = FormerPredictions(database)
+
     def register(self):
         self.run("register_version", model="digits", version="1", path="/m", sha256="file", framework=None,
                  manifest="{}", error=None)
