@@ -24,7 +24,7 @@ import msgspec
 
 from batching import outcomes
 from batching.outcomes import Fatal
-from headway import failpoints, logs, npy, signature
+from headway import failpoints, interpreter, logs, npy, signature
 from headway.digests import digest_of
 from headway.errors import ManifestError
 from headway.manifest import Manifest
@@ -171,6 +171,7 @@ def _load(order: frames.Load, connection: Connection) -> Device | None:
         _verify(order)
         device = Device(load(order.manifest, context), order.manifest, context)
         _warm_up(device, order.manifest, may_choose=order.threads_free)
+        interpreter.keep_what_is_there()
     except Unloadable as error:
         reason = str(error)
     except (Exception, SystemExit) as error:

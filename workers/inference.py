@@ -147,6 +147,7 @@ def main(
     watchdog.watch(finisher.life.sign, sql)
     watchdog.watch(residents.signs, sql)
     watchdog.start()
+    interpreter.calm_garbage_collection()
     log.info("serving on %s", device, extra={"worker_id": worker_id, "memory_budget": budget})
     asked_to_stop.wait()
 

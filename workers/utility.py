@@ -60,6 +60,7 @@ def main(settings: Settings, *, metrics_host: str = "127.0.0.1", metrics_port: i
     for life in (janitor.life, keeper.life, publisher.life):
         watchdog.watch(life.sign, sql, broker)
     watchdog.start()
+    interpreter.calm_garbage_collection()
     try:
         janitor.run(asked_to_stop)
     finally:
