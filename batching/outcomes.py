@@ -10,7 +10,7 @@ the model has imported.
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -88,7 +88,7 @@ def settle(
         answer, failure = _call(predict, ids, inputs)
         spent_us = (clock_ns() - began) // 1000
         if failure is None:
-            for index, result in zip(ready, map(_encoded, answer), strict=True):
+            for index, result in zip(ready, _all_encoded(answer), strict=True):
                 outcomes[index] = _outcome(items[index][0], result, spent_us, len(ready))
         elif len(ready) == 1:
             outcomes[ready[0]] = _outcome(ids[0], failure, spent_us, 1)
@@ -101,7 +101,7 @@ def settle(
     return [outcomes[index] for index in range(len(items))]
 
 
-def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[Sequence[Any], ItemError | None]:
+def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[list[Any], ItemError | None]:
     """The answers, one per input, or what went wrong.
 
     The exception itself does not leave this function: its traceback would keep the failed call's tensors in memory
@@ -119,7 +119,7 @@ def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[Sequence
         failure = item_error(error)
     if failure.code is ItemCode.OUT_OF_MEMORY:
         _release_memory()
-    return (), failure
+    return [], failure
 
 
 def _rows(answer: object, count: int) -> list[Any]:
@@ -135,6 +135,27 @@ def _rows(answer: object, count: int) -> list[Any]:
     if len(rows) != count:
         raise _OutputInvalid(f"predict returned {len(rows)} outputs for {count} inputs")
     return rows
+
+
+def _all_encoded(outputs: list[Any]) -> Iterable[bytes | _Raw | ItemError]:
+    """What `_encoded` says of each. JSON of a whole call is written by one C loop, where none of it is in doubt."""
+    kinds = set(map(type, outputs)) if len(outputs) > 1 else {object}
+    arrays = kinds == {np.ndarray}
+    if arrays and all(npy.storable(array) and array.nbytes <= LARGE for array in outputs):
+        values = [array.tolist() for array in outputs]
+    elif all(kind in _PLAIN or issubclass(kind, np.number | np.bool_) for kind in kinds):
+        values = outputs
+    else:
+        return map(_encoded, outputs)
+    try:
+        lines = _encoder.encode_lines(values)
+    except Exception:
+        return map(_encoded, outputs)
+    each = lines.split(b"\n")  # JSON that the model has written itself may have breaks of its own
+    each.pop()
+    if b"null" in lines or len(each) != len(outputs) or (arrays and max(map(len, each)) > LARGE):
+        return map(_encoded, outputs)
+    return each
 
 
 def _encoded(output: object) -> bytes | _Raw | ItemError:

@@ -15,7 +15,7 @@ from batching import outcomes
 from batching.outcomes import Fatal
 from headway.errors import InputRefused, ItemCode
 from headway.model import InvalidInput
-from headway.types import Outcome
+from headway.types import LARGE, Outcome
 
 OK, RAISES, RETURNS, REFUSES, SHORTENS, LENGTHENS, NAN, WRONG_TYPE, MEMORY, UNDECODABLE = KINDS = (
     "ok", "raises", "returns an exception", "refuses", "shortens", "lengthens", "nan", "wrong type", "memory",
@@ -242,3 +242,31 @@ def test_what_is_canceled_is_not_computed_and_not_computed_again_when_its_batch_
     assert seen == [["id-1", "id-2", "id-3"], ["id-1"], ["id-2"]]
     assert [one.canceled for one in settled] == [True, False, False, True]
     assert settled[2].error is not None
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [{"a": 1.5}, [None], "two\nlines", True, 3, 0.1, [{}]],
+        [[math.inf], [1.0], "null"],
+        [["good"], {"bad": object()}, {"count": np.int64(3), "scores": np.arange(3)}],
+        [{"raw": msgspec.Raw(b'{"x":\n1}')}, 2],
+        [{1: "a"}, {(2, 3): "b"}],
+        np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3),
+        np.array([[1.0, math.nan], [2.0, 3.0]]),
+        np.array([0.1, 0.2], np.float16),
+        np.array([True, False]),
+        np.array([1j, 2j]),
+        np.array([b"ab", b"cd"]),
+        np.zeros((2, 1, 3)),
+        np.full((2, LARGE // 8), 1 / 3),
+        [np.zeros(3), np.zeros(0), np.zeros(LARGE), np.array(["a"])],
+        [np.zeros(3), [1]],
+    ],
+)
+def test_outputs_of_one_call_are_written_as_each_would_be_alone(outputs: Any) -> None:
+    def answered(rows: Any) -> list[tuple[Any, ...]]:
+        settled = settle(items_of([OK] * len(rows)), lambda ids, inputs: rows)
+        return [(one.output, one.output_type, one.error) for one in settled]
+
+    assert answered(outputs) == [answered(outputs[at : at + 1])[0] for at in range(len(outputs))]
