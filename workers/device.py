@@ -39,6 +39,15 @@ logger = logging.getLogger(__name__)
 
 #: A call in progress may end within this after the worker closed the pipe.
 _LAST_CALL_S = 5.0
+#: Bytes of a call whose decoding takes longer than to hand over what was decoded.
+_LEAST_AHEAD = 32 * 1024
+#: Of a call that waits, so many bytes are decoded ahead at most: what is large must not fill the memory that the call
+#: before it may need, or its mates would pay for it.
+_MOST_AHEAD = 16 * 1024 * 1024
+#: Between two looks whether the model has begun.
+_PAUSE_S = 0.001
+#: How late a cancel may be heard for the sake of a call that waits.
+_LOOK_S = 0.01
 _PR_SET_PDEATHSIG = 1
 
 
@@ -61,6 +70,7 @@ def main() -> None:
         return
     device = _load(load_order, connection)
     if device is not None:
+        orders.device = device
         _serve(device, orders)
 
 
@@ -83,6 +93,23 @@ class Raw(NamedTuple):
     body: bytes
 
 
+class Ahead:
+    """An input that was decoded while it waited. It is given once: a model may change what it is given."""
+
+    __slots__ = ("body", "value")
+
+    def __init__(self, body: "bytes | Raw", value: Any) -> None:
+        self.body = body
+        self.value = value
+
+    def take(self) -> Any:
+        value, self.value = self.value, _TAKEN
+        return value
+
+
+_TAKEN = object()
+
+
 class Device:
     """One model, loaded on one device."""
 
@@ -93,6 +120,7 @@ class Device:
         )
         self._context = context
         self._limits = manifest.limits
+        self.computing = False  # the model is at a call
 
     @property
     def on_cpu(self) -> bool:
@@ -118,12 +146,8 @@ class Device:
             finally:
                 part.close()
 
-        # What is no JSON goes together with its type; where all is JSON, nothing is looked at.
-        items: Sequence[tuple[str, bytes | Raw]] = call.items
-        if call.types:
-            items = [(id_, Raw(call.types[id_], body) if id_ in call.types else body) for id_, body in call.items]
         settled = outcomes.settle(
-            items,
+            self._items(call),
             decode=self._decode,
             predict=predict,
             clock_ns=time.perf_counter_ns,
@@ -132,7 +156,51 @@ class Device:
         )
         return call.heard(settled), min(too_many, default=None)
 
-    def _decode(self, body: "bytes | Raw") -> Any:
+    def prepare(self, call: Hearing, leave: Callable[[], bool]) -> None:
+        """Decodes the inputs of a call that waits, as far as it comes until that one is run.
+
+        On another thread than `run`, and only while the model is at another call: at any other time that thread needs
+        the interpreter for itself. `leave`, asked now and then: there is something else to do.
+        """
+        if sum(len(body) for _, body in call.items) < _LEAST_AHEAD:
+            return
+        left = _MOST_AHEAD
+        look = time.monotonic() + _LOOK_S
+        for (_, given), (id_, body) in zip(call.items, self._typed(call), strict=True):
+            left -= len(given)
+            while not (self.computing or call.taken):
+                time.sleep(_PAUSE_S)
+                if leave():
+                    return
+            if call.taken or left < 0:
+                return
+            try:
+                call.ahead.append((id_, Ahead(body, self._decode(body))))
+            except Exception:
+                call.ahead.append((id_, body))  # whoever runs the call learns why
+            if (now := time.monotonic()) >= look:
+                if leave():
+                    return
+                look = now + _LOOK_S
+
+    def _items(self, call: Hearing) -> Sequence[tuple[str, "bytes | Raw | Ahead"]]:
+        """With what was prepared, which goes no further from now on."""
+        call.taken = True
+        items = self._typed(call)
+        ahead = call.ahead[:]
+        return [*ahead, *items[len(ahead) :]] if ahead else items
+
+    def _typed(self, call: Hearing) -> Sequence[tuple[str, "bytes | Raw"]]:
+        """What is no JSON goes together with its type; where all is JSON, nothing is looked at."""
+        if call.types:
+            return [(id_, Raw(call.types[id_], body) if id_ in call.types else body) for id_, body in call.items]
+        return call.items
+
+    def _decode(self, body: "bytes | Raw | Ahead") -> Any:
+        if isinstance(body, Ahead):
+            if (value := body.take()) is not _TAKEN:
+                return value
+            body = body.body
         if isinstance(body, Raw):
             return self._decode_raw(body)
         return self._decode_json(body)
@@ -147,6 +215,7 @@ class Device:
         context = Context(
             path=self._context.path, device=self._context.device, config=self._context.config, items=items
         )
+        self.computing = True
         try:
             answer = self.model.predict(inputs, context)
             accelerator.synchronize()
@@ -155,6 +224,8 @@ class Device:
             if verdict is not None:
                 raise (Gone if verdict == "gone" else Fatal)(outcomes.describe(error)) from error
             raise
+        finally:
+            self.computing = False
         return answer
 
 
@@ -265,6 +336,7 @@ class _Orders:
     def __init__(self, connection: Connection) -> None:
         self.load: queue.SimpleQueue[frames.Load | None] = queue.SimpleQueue()
         self.calls: queue.SimpleQueue[Hearing | None] = queue.SimpleQueue()
+        self.device: Device | None = None  # once it is loaded
         self._connection = connection
         self._reporter = Reporter(connection)
         self._unanswered: dict[int, Hearing] = {}
@@ -290,5 +362,8 @@ class _Orders:
         if isinstance(order, frames.Call):
             call = self._unanswered[order.call_id] = Hearing(order, self._reporter)
             self.calls.put(call)
+            # One that finds the device idle is taken at once.
+            if self.device is not None and len(self._unanswered) > 1:
+                self.device.prepare(call, leave=self._connection.poll)
         elif (canceled := self._unanswered.get(order.call_id)) is not None:
             canceled.canceled.update(order.ids)

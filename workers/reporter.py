@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Any
 
 import msgspec
 
@@ -155,6 +156,8 @@ class Hearing:
         self.call_id = call.call_id
         self.items = call.items
         self.types = call.types
+        self.ahead: list[tuple[str, Any]] = []  # the first items, decoded while the call waited
+        self.taken = False  # it waits no longer
         self.canceled: set[str] = set()  # the receiving thread adds
         self.heeded: set[str] = set()  # of those, the ones of which the model was told
         self.reporter = reporter

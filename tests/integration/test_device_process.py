@@ -176,6 +176,71 @@ def test_two_calls_in_flight_are_answered_in_order(serve: Callable[..., Executor
     assert [executor.receive().call_id, executor.receive().call_id] == [1, 2]
 
 
+READS_AHEAD = """
+import gc, time
+from headway import Model
+
+class ReadsAhead(Model):
+    def predict(self, inputs, context):
+        if inputs == ["look"]:
+            context.items[0].emit("waiting")
+            give_up = time.monotonic() + 10
+            while not (seen := [one for one in gc.get_objects() if type(one) is list and one[:1] == ["ma" + "rk"]]):
+                if time.monotonic() > give_up: break
+            return [len(seen)]
+        if inputs == ["wait"]:
+            item, = context.items
+            item.emit("waiting")
+            while not item.canceled(): time.sleep(0.005)
+            return inputs
+        kinds = [value.pop() for value in inputs]
+        inputs.clear()
+        if "raise" in kinds: raise ValueError("asked to")
+        return kinds
+"""
+
+
+def of_16_kib(first: str, last: str) -> bytes:
+    return msgspec.json.encode([first, "x" * 16_384, last])
+
+
+def test_while_the_model_is_at_a_call_the_inputs_of_the_next_are_decoded(serve: Callable[..., Executor]) -> None:
+    executor = serve(READS_AHEAD)
+    executor.load()
+    executor.submit(1, [("a", b'"look"')])
+    assert isinstance(executor.hear(60), Said)
+    executor.submit(2, [(id_, of_16_kib("mark", "ok")) for id_ in "bcd"])
+    ((seen,), answered) = answers(executor.receive().outcomes), answers(executor.receive().outcomes)
+    assert seen >= 1
+    assert answered == ["ok"] * 3
+
+
+def test_what_was_decoded_ahead_is_given_once_and_to_nobody_who_was_canceled_meanwhile(
+    serve: Callable[..., Executor],
+) -> None:
+    executor = serve(READS_AHEAD)
+    executor.load()
+    executor.submit(1, [("first", b'"wait"')])
+    assert isinstance(executor.hear(60), Said)
+    bodies = {
+        "fine": of_16_kib("", "fine"), "guilty": of_16_kib("", "raise"), "broken": b"[", "gone": of_16_kib("", "gone"),
+        "bytes": bytes(16_384), "last": of_16_kib("", "last"),
+    }  # fmt: skip
+    executor.submit(2, list(bodies.items()), {"bytes": "application/octet-stream"})
+    executor.cancel(2, ["gone"])
+    executor.cancel(1, ["first"])
+    executor.receive()
+    second = executor.receive().outcomes
+    assert [one.id for one in second] == list(bodies)
+    assert [one.id for one in second if one.canceled] == ["gone"]
+    # Halves are decoded anew, or they would be given lists that the model has emptied; and bytes cannot be popped.
+    assert answers(second) == [
+        "fine", ItemCode.MODEL_ERROR, ItemCode.INVALID_INPUT, None, ItemCode.MODEL_ERROR, "last",
+    ]  # fmt: skip
+    assert second[1].error is not None
+    assert second[1].error.message == "ValueError: asked to"
+
+
 CHATTY = """
 import threading, time
 from headway import Model
