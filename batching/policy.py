@@ -80,7 +80,7 @@ class Pace:
 
 
 # The window is put in order at every decision, and may hold hundreds: what orders it runs in C.
-_place = operator.attrgetter("arrived", "position", "id")
+place = operator.attrgetter("arrived", "position", "id")
 _like = operator.attrgetter("size", "position", "id")
 _size = operator.attrgetter("size")
 _priority = operator.attrgetter("priority")
@@ -126,6 +126,13 @@ def decide(
     return WaitUntil(overdue_at)
 
 
+def speak_for_their_kind(foremost: Sequence[Waiting], now: float, rules: Rules) -> bool:
+    """Whether `decide` says of these what it would say of all, where all are of one priority, class, shape and size, and
+    these a micro-batch of those who came first: who stands behind is as good, but later. Not where waiting has made
+    only some of these more urgent: of the others those board who are first in the line."""
+    return _urgency(foremost[0], now, rules) == _urgency(foremost[-1], now, rules)
+
+
 def _with_few(crew: list[Waiting], bulk: int) -> list[Waiting]:
     """Without those items of batches that are too many; they board last."""
     return crew[: sum(not item.bulk for item in crew) + bulk]
@@ -144,7 +151,7 @@ def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]
     """Who would depart now: the leader, then by urgency, and within the last urgency that fits only in part, alike."""
     # By arrival here before position: who has waited for its urgency must not stand behind those of a long line who
     # were urgent from the first, and come in only now.
-    places = sorted(waiting, key=_place)
+    places = sorted(waiting, key=place)
     if len(set(map(_priority, places))) > 1:  # those of one priority are in the order of their urgency as they are
         places.sort(key=lambda item: _urgency(item, now, rules))
     ordered = _in_turn(places)

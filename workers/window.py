@@ -12,7 +12,7 @@ from batching.lane import Lane
 from batching.policy import Pace, Rules, Take, Waiting
 from headway import broker
 from headway.manifest import Manifest
-from headway.types import Hint
+from headway.types import BULK_PRIORITY, Hint
 from workers.yielding import Hurry
 
 
@@ -66,16 +66,17 @@ class Window:
 
     def offer(self, hints: Iterable[tuple[int, Hint]], *, coming: int = 0, tenant_class: int = 0) -> list[str]:
         """Takes (priority, hint) pairs of one line in; the ids that were new here. A closed window takes nothing."""
-        now = time.monotonic()
-        items = [
-            Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now, tenant_class)
-            for priority, hint in hints
-        ]
+        pairs = list(hints)
         with self._changed:
             if not self.open:
                 return []
+            now = time.monotonic()  # under the lock: who comes later stands behind
+            items = [
+                Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now, tenant_class)
+                for priority, hint in pairs
+            ]
             new = self._lane.offer(items, coming=coming)
-            if any(not item.bulk for item in items):
+            if any(priority < BULK_PRIORITY for priority, _ in pairs):
                 self._hurry.note()
             self.offered_at = now
             self._changed.notify_all()
