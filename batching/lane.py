@@ -31,7 +31,8 @@ class Lane:
         self._in_order = True
         self._bulk = 0  # of those who wait
         self._boarded: set[str] = set()
-        self._full = False  # for items of batches
+        self._full = False  # of others than items of batches
+        self._full_of_all = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -39,10 +40,14 @@ class Lane:
     def full(self, *, bulk: bool) -> bool:
         """Whether it wants no more items of batches, or no more of the others, whom those never keep out.
 
-        Of items of batches it wants none until half of the window has left: to ask for more whenever one leaves costs
-        more than they do, and nobody waits for them.
+        To ask for more whenever one leaves costs more than they do: it wants none until half a micro-batch has left,
+        and of items of batches, for which nobody waits, until half of the window has.
         """
-        return self._full if bulk else len(self._waiting) - self._bulk >= self.limit
+        return self._full_of_all if bulk else self._full
+
+    def room(self, *, bulk: bool) -> int:
+        """How many items of batches, or how many of the others, it has room for."""
+        return max(0, self.limit - len(self._waiting) + (0 if bulk else self._bulk))
 
     def _count(self, items: Iterable[Waiting], sign: int) -> None:
         """These have come (+1) or left (-1)."""
@@ -52,7 +57,10 @@ class Lane:
                 del self._kinds[kind]
             if kind[0] >= BULK_PRIORITY:
                 self._bulk += sign * count
-        self._full = len(self._waiting) > (self.limit // 2 if self._full else self.limit - 1)
+        few = max(1, self.rules.max_batch_size // 2)
+        others = len(self._waiting) - self._bulk
+        self._full = others > self.limit - (few if self._full else 1)
+        self._full_of_all = len(self._waiting) > (self.limit // 2 if self._full_of_all else self.limit - 1)
 
     def offer(self, items: Iterable[Waiting], *, coming: int = 0) -> list[str]:
         """Takes them in; the answer is those that were new. `coming` replaces what was expected before."""

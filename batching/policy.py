@@ -127,8 +127,8 @@ def decide(
 
 
 def speak_for_their_kind(foremost: Sequence[Waiting], now: float, rules: Rules) -> bool:
-    """Whether `decide` says of these what it would say of all, where all are of one priority, class, shape and size, and
-    these a micro-batch of those who came first: who stands behind is as good, but later. Not where waiting has made
+    """Whether `decide` says of these what it would say of all, where all are of one priority, class, shape and size,
+    and these a micro-batch of those who came first: who stands behind is as good, but later. Not where waiting has made
     only some of these more urgent: of the others those board who are first in the line."""
     return _urgency(foremost[0], now, rules) == _urgency(foremost[-1], now, rules)
 

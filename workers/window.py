@@ -48,6 +48,10 @@ class Window:
         """Whether intake should fetch more of these lines: those of batches, or the others."""
         return self.open and not self.paused and not self._lane.full(bulk=bulk)
 
+    def room(self, *, bulk: bool) -> int:
+        """Ids of items of batches, or of others, that fit."""
+        return self._lane.room(bulk=bulk)
+
     def pause(self, paused: bool) -> None:
         """While paused, who waits stays, and nobody is fetched."""
         with self._changed:

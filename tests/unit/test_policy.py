@@ -290,9 +290,9 @@ def test_a_window_of_one_kind_is_decided_upon_as_if_all_of_it_were_looked_at(
     """One offer in twenty holds one of another kind, and some come out of order."""
     rules = Rules(max_batch_size=max_batch_size, max_wait_s=0.005, max_batch_cost=max_batch_cost)
     lane = Lane(rules, limit=10_000)
-    clock, count = 0.0, 0
+    clock = 0.0
     priority, size, shape = kind
-    for gap, position, items, odd in offers:
+    for count, (gap, position, items, odd) in enumerate(offers):
         clock += gap
         lane.offer(
             [
@@ -303,7 +303,6 @@ def test_a_window_of_one_kind_is_decided_upon_as_if_all_of_it_were_looked_at(
             ],
             coming=coming,
         )
-        count += 1
         now = clock + 0.001
         while isinstance(
             decision := decide(lane_items(lane), now, free_at=now + busy_s, coming=lane.coming, rules=rules, pace=pace),
