@@ -14,7 +14,8 @@ from batching import cost, policy
 from batching.policy import UNHURRIED, Decision, Pace, Rules, Take, Waiting
 from headway.types import BULK_PRIORITY
 
-_kind = operator.attrgetter("priority", "tenant_class", "shape", "size")
+_kind = operator.attrgetter("priority", "tenant_class", "shape")
+_size = operator.attrgetter("size")
 
 
 class Lane:
@@ -26,7 +27,7 @@ class Lane:
         self.limit = limit
         self.coming = 0
         self._waiting: dict[str, Waiting] = {}
-        self._kinds: Counter[tuple[int, int, str | None, int]] = Counter()  # of those who wait
+        self._kinds: Counter[tuple[int, int, str | None]] = Counter()  # of those who wait
         self._last: tuple[float, int, str] | None = None  # the place of who came last, while all came in order
         self._in_order = True
         self._bulk = 0  # of those who wait
@@ -81,21 +82,28 @@ class Lane:
         `at_most`: what this device bears in one batch, beside the rules.
         """
         rules = self.rules if at_most >= self.rules.max_batch_size else replace(self.rules, max_batch_size=at_most)
+        self._put_in_order()
         waiting = self._foremost(now, rules) or list(self._waiting.values())
-        decision = policy.decide(waiting, now, free_at=free_at, coming=self.coming, rules=rules, pace=pace)
+        decision = policy.decide(
+            waiting, now, free_at=free_at, coming=self.coming, rules=rules, pace=pace, in_order=True
+        )
         if isinstance(decision, Take):
             self._board(decision.items)
             if not self._waiting:
                 self.coming = 0
         return decision
 
+    def _put_in_order(self) -> None:
+        if not self._in_order:
+            self._waiting = {item.id: item for item in sorted(self._waiting.values(), key=policy.place)}
+            self._last, self._in_order = policy.place(self._waiting[next(reversed(self._waiting))]), True
+
     def _foremost(self, now: float, rules: Rules) -> list[Waiting] | None:
         """A micro-batch of those who came first, where the decision upon them is the one upon the whole window."""
         if len(self._kinds) > 1 or len(self._waiting) <= rules.max_batch_size:
             return None
-        if not self._in_order:
-            self._waiting = {item.id: item for item in sorted(self._waiting.values(), key=policy.place)}
-            self._last, self._in_order = policy.place(self._waiting[next(reversed(self._waiting))]), True
+        if len(set(map(_size, self._waiting.values()))) > 1:
+            return None
         foremost = list(itertools.islice(self._waiting.values(), rules.max_batch_size))
         return foremost if policy.speak_for_their_kind(foremost, now, rules) else None
 

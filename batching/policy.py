@@ -90,9 +90,18 @@ UNHURRIED = Pace(-math.inf, 1 << 30)
 
 
 def decide(
-    waiting: Sequence[Waiting], now: float, *, free_at: float, coming: int, rules: Rules, pace: Pace = UNHURRIED
+    waiting: Sequence[Waiting],
+    now: float,
+    *,
+    free_at: float,
+    coming: int,
+    rules: Rules,
+    pace: Pace = UNHURRIED,
+    in_order: bool = False,
 ) -> Decision:
-    """`free_at`: when the device could begin another batch (≤ now: at once; infinity: not known).
+    """`in_order`: those who wait are, by `place`.
+
+    `free_at`: when the device could begin another batch (≤ now: at once; infinity: not known).
 
     `coming`: how many more of this lane are known to be on their way.
     """
@@ -105,7 +114,7 @@ def decide(
         could_fill = rules.max_batch_cost is not None or len(waiting) >= rules.max_batch_size
     if now < free_at and not could_fill:
         return WaitUntil(free_at)  # whoever would board
-    crew = board(waiting, now, rules)
+    crew = board(waiting, now, rules, in_order=in_order)
     if crew[0].bulk:
         # They do not stand before a busy device: whoever is in more of a hurry could still come.
         free_at = max(free_at, pace.at)
@@ -147,11 +156,11 @@ def is_full(crew: Sequence[Waiting], rules: Rules) -> bool:
     return (len(crew) + 1) * max(item.size for item in crew) > rules.max_batch_cost
 
 
-def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]:
+def board(waiting: Sequence[Waiting], now: float, rules: Rules, *, in_order: bool = False) -> list[Waiting]:
     """Who would depart now: the leader, then by urgency, and within the last urgency that fits only in part, alike."""
     # By arrival here before position: who has waited for its urgency must not stand behind those of a long line who
     # were urgent from the first, and come in only now.
-    places = sorted(waiting, key=place)
+    places = list(waiting) if in_order else sorted(waiting, key=place)
     if len(set(map(_priority, places))) > 1:  # those of one priority are in the order of their urgency as they are
         places.sort(key=lambda item: _urgency(item, now, rules))
     ordered = _in_turn(places)
@@ -205,8 +214,12 @@ def _admit(crew: list[Waiting], group: list[Waiting], leader: Waiting, rules: Ru
         if min(sizes) == max(sizes):
             by_size, at = group, 0
         else:
-            by_size = sorted(group, key=_like)
+            # Only those next to the leader can travel with it: to put a whole window in order costs more.
             sizes.sort()
+            least = sizes[max(0, bisect.bisect_left(sizes, leader.size) - places)]
+            largest = sizes[min(len(sizes), bisect.bisect_right(sizes, leader.size) + places) - 1]
+            by_size = sorted((item for item in group if least <= item.size <= largest), key=_like)
+            sizes = list(map(_size, by_size))
             at = by_size.index(leader)
         run = cost.alike(sizes, at, at_most=places, budget=rules.max_batch_cost)
         return [by_size[index] for index in run]

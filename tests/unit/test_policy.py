@@ -312,6 +312,25 @@ def test_a_window_of_one_kind_is_decided_upon_as_if_all_of_it_were_looked_at(
         assert lane.decide(now, now + busy_s, max_batch_size, pace) == decision
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=40),
+    max_batch_size=st.integers(1, 6),
+    max_batch_cost=st.none() | st.integers(1, 60),
+)
+def test_who_is_not_next_to_the_leader_need_not_be_looked_at(
+    sizes: list[int], max_batch_size: int, max_batch_cost: int | None
+) -> None:
+    rules = Rules(max_batch_size=max_batch_size, max_wait_s=0.005, max_batch_cost=max_batch_cost)
+    crowd = [waiting(f"{n:02}", size=size, position=n, priority=0) for n, size in enumerate(sizes)]
+    by_size = sorted(crowd, key=lambda item: (item.size, item.position))
+    at = by_size.index(crowd[0])
+    run = cost.alike([item.size for item in by_size], at, at_most=max_batch_size, budget=max_batch_cost)
+    expected = crowd if len(crowd) <= max_batch_size and max_batch_cost is None else [by_size[n] for n in run]
+    expected = expected if len(set(sizes)) > 1 else crowd[: len(expected)]
+    assert board(crowd, 0.0, rules) == expected
+
+
 def lane_items(lane: Lane) -> list[Waiting]:
     return list(lane._waiting.values())
 
