@@ -80,7 +80,7 @@ class Pace:
 
 
 # The window is put in order at every decision, and may hold hundreds: what orders it runs in C.
-_place = operator.attrgetter("arrived", "position", "id")
+place = operator.attrgetter("arrived", "position", "id")
 _like = operator.attrgetter("size", "position", "id")
 _size = operator.attrgetter("size")
 _priority = operator.attrgetter("priority")
@@ -90,9 +90,18 @@ UNHURRIED = Pace(-math.inf, 1 << 30)
 
 
 def decide(
-    waiting: Sequence[Waiting], now: float, *, free_at: float, coming: int, rules: Rules, pace: Pace = UNHURRIED
+    waiting: Sequence[Waiting],
+    now: float,
+    *,
+    free_at: float,
+    coming: int,
+    rules: Rules,
+    pace: Pace = UNHURRIED,
+    in_order: bool = False,
 ) -> Decision:
-    """`free_at`: when the device could begin another batch (≤ now: at once; infinity: not known).
+    """`in_order`: those who wait are, by `place`.
+
+    `free_at`: when the device could begin another batch (≤ now: at once; infinity: not known).
 
     `coming`: how many more of this lane are known to be on their way.
     """
@@ -105,7 +114,7 @@ def decide(
         could_fill = rules.max_batch_cost is not None or len(waiting) >= rules.max_batch_size
     if now < free_at and not could_fill:
         return WaitUntil(free_at)  # whoever would board
-    crew = board(waiting, now, rules)
+    crew = board(waiting, now, rules, in_order=in_order)
     if crew[0].bulk:
         # They do not stand before a busy device: whoever is in more of a hurry could still come.
         free_at = max(free_at, pace.at)
@@ -126,6 +135,13 @@ def decide(
     return WaitUntil(overdue_at)
 
 
+def speak_for_their_kind(foremost: Sequence[Waiting], now: float, rules: Rules) -> bool:
+    """Whether `decide` says of these what it would say of all, where all are of one priority, class, shape and size,
+    and these a micro-batch of those who came first: who stands behind is as good, but later. Not where waiting has made
+    only some of these more urgent: of the others those board who are first in the line."""
+    return _urgency(foremost[0], now, rules) == _urgency(foremost[-1], now, rules)
+
+
 def _with_few(crew: list[Waiting], bulk: int) -> list[Waiting]:
     """Without those items of batches that are too many; they board last."""
     return crew[: sum(not item.bulk for item in crew) + bulk]
@@ -140,11 +156,11 @@ def is_full(crew: Sequence[Waiting], rules: Rules) -> bool:
     return (len(crew) + 1) * max(item.size for item in crew) > rules.max_batch_cost
 
 
-def board(waiting: Sequence[Waiting], now: float, rules: Rules) -> list[Waiting]:
+def board(waiting: Sequence[Waiting], now: float, rules: Rules, *, in_order: bool = False) -> list[Waiting]:
     """Who would depart now: the leader, then by urgency, and within the last urgency that fits only in part, alike."""
     # By arrival here before position: who has waited for its urgency must not stand behind those of a long line who
     # were urgent from the first, and come in only now.
-    places = sorted(waiting, key=_place)
+    places = list(waiting) if in_order else sorted(waiting, key=place)
     if len(set(map(_priority, places))) > 1:  # those of one priority are in the order of their urgency as they are
         places.sort(key=lambda item: _urgency(item, now, rules))
     ordered = _in_turn(places)
@@ -198,8 +214,12 @@ def _admit(crew: list[Waiting], group: list[Waiting], leader: Waiting, rules: Ru
         if min(sizes) == max(sizes):
             by_size, at = group, 0
         else:
-            by_size = sorted(group, key=_like)
+            # Only those next to the leader can travel with it: to put a whole window in order costs more.
             sizes.sort()
+            least = sizes[max(0, bisect.bisect_left(sizes, leader.size) - places)]
+            largest = sizes[min(len(sizes), bisect.bisect_right(sizes, leader.size) + places) - 1]
+            by_size = sorted((item for item in group if least <= item.size <= largest), key=_like)
+            sizes = list(map(_size, by_size))
             at = by_size.index(leader)
         run = cost.alike(sizes, at, at_most=places, budget=rules.max_batch_cost)
         return [by_size[index] for index in run]

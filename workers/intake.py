@@ -2,13 +2,14 @@
 
 A line is a Celery queue, a message an envelope of hints. Celery keeps the connection, reconnects, answers `inspect` and
 tells Flower; what it would do with a task we do ourselves: a Strategy puts the hints into their window and
-acknowledges. What Redis hands out is bounded by the windows: a line whose window is full is left out of the next BRPOP.
+acknowledges. What Redis hands out is bounded by the windows: a line whose window is full is left out of the next fetch.
 
 Envelopes are acknowledged at once: SQL is the truth, so there is nothing in Redis worth holding on to, and a channel
 that closes then has nothing to put back that is still in a window.
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ AnyTask = Any  # Celery's Task, generic for type checkers only
 _BELL_TASK = "headway.bell"
 #: Every so many fetches the line that has waited longest goes first, so that no priority step starves another.
 _FAIR_EVERY = 10
+#: Of an envelope's ids in the average of its line.
+_WEIGHT = 0.2
 #: What Flower is told is bounded: this often, and this many envelopes each time, the latest ones.
 _TELL_EVERY_S = 1.0
 _MOST_EVENTS = 200
@@ -80,7 +83,7 @@ class Intake:
         self._bell = _Bell(redis_url)
         self._heard = Life("the intake, which does not hear its own bell in redis,")
         self._passed_by: dict[str, tuple[bytes, float]] = {}  # line → its oldest envelope, and since when it lies there
-        self._order = LineOrder(self._accepts)
+        self._order = LineOrder(self._accepts, self._room)
         self._order.weights = classes
         self._bulk: set[str] = set()  # the lines of batches
         self._fetched: set[str] = set()  # lines that Celery knows of
@@ -219,6 +222,10 @@ class Intake:
         window = self._windows.get(line)
         return line == self._bell.key if window is None else window.accepts(bulk=line in self._bulk)
 
+    def _room(self, line: str) -> int:
+        window = self._windows.get(line)
+        return 0 if window is None else window.room(bulk=line in self._bulk)
+
     def _lines_of(self, classes: Iterable[int]) -> dict[str, Window]:
         classes = list(classes)
         return {
@@ -312,6 +319,9 @@ class _Line:
     tenant_class: int
     fetched: int = 0
     end: float = 0.0  # virtual: ids served, divided by the weight
+    ids: float = 32.0  # in an envelope, moving average
+    long: bool = False  # it was not empty when it was last asked
+    left: bool = False  # and was passed over since, for a window that was full
 
     @property
     def start(self) -> float:
@@ -320,21 +330,28 @@ class _Line:
 
 
 class LineOrder:
-    """Which lines the next BRPOP asks, and in which order: kombu's queue cycle.
+    """Which lines the next fetch asks, and in which order: kombu's queue cycle.
 
     Most urgent step first, and model versions in turn within a step; every tenth time whatever step of a version waited
     longest. Among the classes of tenants the one that has had least for its weight (start-time fair queueing).
-    Full windows are left out.
+    Full windows are left out; what had to be left out is then asked for as many envelopes as fit.
     """
 
-    def __init__(self, accepts: Callable[[str], bool]) -> None:
+    def __init__(self, accepts: Callable[[str], bool], room: Callable[[str], int] = lambda line: 0) -> None:
+        """`accepts(line)`: whether its window wants more; `room(line)`: how many ids."""
         self._accepts = accepts
+        self._room = room
         self._lines: dict[str, _Line] = {}  # all there ever were: a new channel begins without any
         self._present: list[_Line] = []
         self._queues: dict[tuple[str, str, int], _Queue] = {}
         self._fetches = 0
+        self._fair_at = 0  # the fetch that was last the turn of who waited longest
+        self._fair = False  # whether the present one is
+        self._asked: list[_Line] = []  # in the last fetch
+        self._came = 0  # envelopes that it brought
         self.weights: Mapping[int, float] = {}  # of the classes
         self.left_out = False  # whether the last fetch passed a line over
+        self.most = 1  # envelopes that the last fetch may bring, of one line
 
     def __call__(self) -> "LineOrder":
         """Where kombu would make one of its own for each channel."""
@@ -348,21 +365,53 @@ class LineOrder:
         self._present = [self._line(name) for name in names]
 
     def consume(self, count: int) -> list[str]:
-        asked = [line for line in self._present if self._accepts(line.name)]
+        asked = []
+        for line in self._present:
+            if self._accepts(line.name):
+                asked.append(line)
+            else:
+                line.left = line.long
         self.left_out = len(asked) < len(self._present)
-        if (self._fetches + 1) % _FAIR_EVERY == 0:
+        self._fair = self._fetches + 1 - self._fair_at >= _FAIR_EVERY
+        if self._fair:
             asked.sort(key=lambda line: (line.queue.step >= 0, line.queue.fetched, line.start, line.fetched))
         else:
             asked.sort(key=lambda line: (line.queue.step, line.queue.fetched, line.start, line.fetched))
+        self._asked, self._came = asked, 0
+        self.most = self._most()
         return [line.name for line in asked]
 
+    def _most(self) -> int:
+        """One by one, but from a line that was long and had to be left for a full window: else others may be idle whom
+        the next envelope would serve better. Never past the turn of who waited longest. Classes share the room."""
+        line = next((line for line in self._asked if line.left), None)
+        if line is None or self._fair:
+            return 1
+        fitting = math.ceil(self._room(line.name) / line.ids / max(1, len(self.weights)))
+        return max(1, min(fitting, _FAIR_EVERY - 1 - (self._fetches - self._fair_at)))
+
+    @property
+    def idle(self) -> bool:
+        """Whether the last fetch asks no line at all: nobody wants more."""
+        return all(line.queue.step < 0 for line in self._asked)
+
     def rotate(self, last_used: str) -> str:
+        """Called for each envelope."""
         line = self._line(last_used)
         if line.queue.step < 0:
             return last_used
+        for other in self._asked:
+            if other is line:
+                break
+            other.long = other.left = False  # asked before this one, and empty
+        self._came += 1
+        line.long = True
+        line.left = self._came == self.most > 1 or (line.left and self._fair)
         # Envelopes are counted, not questions: while windows are full many of those ask the doorbell alone, and that
         # may well be every second one.
         self._fetches += 1
+        if self._fair:
+            self._fair_at = self._fetches
         line.fetched = line.queue.fetched = self._fetches
         line.queue.clock = line.start
         return last_used
@@ -371,6 +420,7 @@ class LineOrder:
         """So many ids came with the envelope that was fetched last."""
         line = self._line(name)
         line.end = line.start + count / self.weights.get(line.tenant_class, 1.0)
+        line.ids += (count - line.ids) * _WEIGHT
 
     def _line(self, name: str) -> _Line:
         line = self._lines.get(name)
@@ -386,7 +436,7 @@ class LineOrder:
 
 
 class _Bell:
-    """A list of this worker's own that is always fetched from: a message in it ends a BRPOP under way."""
+    """A list of this worker's own that is always fetched from: a message in it ends a fetch under way."""
 
     def __init__(self, redis_url: str) -> None:
         self.key = f"headway.bell.{new_id()}"

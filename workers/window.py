@@ -12,7 +12,7 @@ from batching.lane import Lane
 from batching.policy import Pace, Rules, Take, Waiting
 from headway import broker
 from headway.manifest import Manifest
-from headway.types import Hint
+from headway.types import BULK_PRIORITY, Hint
 from workers.yielding import Hurry
 
 
@@ -48,6 +48,10 @@ class Window:
         """Whether intake should fetch more of these lines: those of batches, or the others."""
         return self.open and not self.paused and not self._lane.full(bulk=bulk)
 
+    def room(self, *, bulk: bool) -> int:
+        """Ids of items of batches, or of others, that fit."""
+        return self._lane.room(bulk=bulk)
+
     def pause(self, paused: bool) -> None:
         """While paused, who waits stays, and nobody is fetched."""
         with self._changed:
@@ -66,16 +70,17 @@ class Window:
 
     def offer(self, hints: Iterable[tuple[int, Hint]], *, coming: int = 0, tenant_class: int = 0) -> list[str]:
         """Takes (priority, hint) pairs of one line in; the ids that were new here. A closed window takes nothing."""
-        now = time.monotonic()
-        items = [
-            Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now, tenant_class)
-            for priority, hint in hints
-        ]
+        pairs = list(hints)
         with self._changed:
             if not self.open:
                 return []
+            now = time.monotonic()  # under the lock: who comes later stands behind
+            items = [
+                Waiting(hint.id, priority, hint.position, hint.size, hint.shape, now, tenant_class)
+                for priority, hint in pairs
+            ]
             new = self._lane.offer(items, coming=coming)
-            if any(not item.bulk for item in items):
+            if any(priority < BULK_PRIORITY for priority, _ in pairs):
                 self._hurry.note()
             self.offered_at = now
             self._changed.notify_all()

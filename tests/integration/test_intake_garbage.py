@@ -10,7 +10,7 @@ from kombu import Exchange, Queue
 from headway import broker
 from headway.clock import new_id
 from headway.types import Hint
-from workers.intake import Intake
+from workers.intake import Intake, LineOrder
 from workers.publisher import Publisher
 
 
@@ -34,7 +34,10 @@ def test_what_is_no_message_does_not_end_the_connection_to_redis(redis_url: str,
         message.ack()
 
     app = Intake({0: 1.0}, redis_url, publisher).celery_app()
-    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "queue_order_strategy": "round_robin"}
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "queue_order_strategy": LineOrder(lambda _: True),
+    }
     with app.connection_for_read() as connection:
         queue = Queue(line, Exchange("", type="direct"), routing_key=line, durable=True)
         with connection.Consumer([queue], on_message=receive, accept=["json"]):

@@ -55,7 +55,7 @@ PLANTS = {
     ),
     "the loop turns and fetches nothing": (
         """
-        from kombu.transport.redis import Channel
+        from workers.channel import _Channel as Channel
         fetch, fetches = Channel._brpop_start, []
         Channel._brpop_start = lambda self, timeout=None: fetches.append(1) or len(fetches) > 5 or fetch(self, timeout)
         """,

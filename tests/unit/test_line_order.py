@@ -121,3 +121,59 @@ def test_the_doorbell_is_always_heard_first() -> None:
     order = LineOrder(lambda line: line == "headway.bell.x")
     order.update([URGENT, "headway.bell.x"])
     assert order.consume(2) == ["headway.bell.x"]
+
+
+def asked(order: LineOrder, *empty: str) -> tuple[str, int]:
+    """The line that answers, and how many envelopes it may bring; it brings them, of 32 ids each."""
+    line = next(line for line in order.consume(9) if line not in empty)
+    most = order.most
+    for _ in range(most):
+        order.rotate(line)
+        order.served(line, 32)
+    return line, most
+
+
+def test_a_long_line_that_was_left_for_a_full_window_brings_as_many_envelopes_as_fit() -> None:
+    room = 128
+    order = LineOrder(lambda line: room > 0, lambda line: room)
+    order.update([URGENT, NORMAL])
+    assert asked(order, URGENT) == (NORMAL, 1)
+    assert asked(order, URGENT) == (NORMAL, 1)  # others may be idle, whom the next would serve better
+    room = 0
+    order.consume(2)
+    room = 100
+    assert asked(order, URGENT) == (NORMAL, 4)
+    assert asked(order, URGENT) == (NORMAL, 3)  # and then it is the turn of who waited longest
+    assert asked(order, URGENT) == (NORMAL, 1)
+    assert asked(order, URGENT) == (NORMAL, 4)
+
+
+def test_one_that_was_found_empty_since_is_long_no_more() -> None:
+    room = 128
+    order = LineOrder(lambda line: room > 0, lambda line: room)
+    order.update([URGENT, NORMAL])
+    assert asked(order) == (URGENT, 1)
+    assert asked(order, URGENT) == (NORMAL, 1)
+    room = 0
+    order.consume(2)
+    room = 64
+    assert asked(order, NORMAL) == (URGENT, 2)
+    room = 0
+    order.consume(2)
+    room = 64
+    assert asked(order, URGENT) == (NORMAL, 2)
+    order.weights = {0: 1, 1: 1}
+    assert asked(order) == (URGENT, 1)
+
+
+def test_classes_of_tenants_share_the_room() -> None:
+    full, (one, other) = True, classes(2)
+    order = LineOrder(lambda line: not full, lambda line: 256)
+    order.weights = {0: 1, 1: 1}
+    order.update([one, other])
+    full = False
+    assert [asked(order), asked(order)] == [(one, 1), (other, 1)]
+    full = True
+    order.consume(2)
+    full = False
+    assert [asked(order), asked(order)] == [(one, 4), (other, 3)]  # three, and it is the turn of who waited longest

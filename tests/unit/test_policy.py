@@ -152,6 +152,13 @@ def test_who_has_waited_for_its_urgency_boards_before_older_ones_who_come_only_n
     assert board([*line, patient], 9.6, RULES)[0] is patient
 
 
+def test_of_those_whom_waiting_has_not_made_more_urgent_the_first_in_the_line_board() -> None:
+    lane = Lane(Rules(max_batch_size=2, max_wait_s=0.005), limit=8)
+    for name, arrived, position in (("patient", 0.0, 5), ("behind", 0.7, 9), ("before", 0.8, 1)):
+        lane.offer([waiting(name, arrived=arrived, position=position)])
+    assert names(lane.decide(1.1, 0.0, 2)) == ["patient", "before"]
+
+
 def test_shapes_never_share_a_batch() -> None:
     mixed = [
         waiting("a", shape="8", position=1),
@@ -255,6 +262,73 @@ def test_nobody_is_lost_doubled_over_budget_mixed_or_kept_past_its_turn(
         seen += ids
         free_at = max(now, free_at) + device_s
     assert sorted(seen, key=int) == [str(index) for index in range(len(arrivals))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    offers=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.001, 0.7]), st.integers(0, 30), st.integers(1, 12), st.integers(0, 19)),
+        min_size=1,
+        max_size=6,
+    ),
+    kind=st.tuples(st.sampled_from([0, 0, 1, 5, 15]), st.integers(0, 3), st.sampled_from([None, "2"])),
+    max_batch_size=st.integers(1, 9),
+    max_batch_cost=st.none() | st.integers(1, 30),
+    busy_s=st.sampled_from([0.0, 0.002]),
+    coming=st.integers(0, 1),
+    pace=st.sampled_from([Pace(-math.inf, 1 << 30), Pace(1.0, 2)]),
+)
+def test_a_window_of_one_kind_is_decided_upon_as_if_all_of_it_were_looked_at(
+    offers: list[tuple[float, int, int, int]],
+    kind: tuple[int, int, str | None],
+    max_batch_size: int,
+    max_batch_cost: int | None,
+    busy_s: float,
+    coming: int,
+    pace: Pace,
+) -> None:
+    """One offer in twenty holds one of another kind, and some come out of order."""
+    rules = Rules(max_batch_size=max_batch_size, max_wait_s=0.005, max_batch_cost=max_batch_cost)
+    lane = Lane(rules, limit=10_000)
+    clock = 0.0
+    priority, size, shape = kind
+    for count, (gap, position, items, odd) in enumerate(offers):
+        clock += gap
+        lane.offer(
+            [
+                Waiting(
+                    f"{(n * 7) % 12}-{count}", priority + (odd == n == 0), position, size, shape, clock - (odd == 1)
+                )
+                for n in range(items)
+            ],
+            coming=coming,
+        )
+        now = clock + 0.001
+        while isinstance(
+            decision := decide(lane_items(lane), now, free_at=now + busy_s, coming=lane.coming, rules=rules, pace=pace),
+            Take,
+        ):
+            assert lane.decide(now, now + busy_s, max_batch_size, pace) == decision
+        assert lane.decide(now, now + busy_s, max_batch_size, pace) == decision
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=40),
+    max_batch_size=st.integers(1, 6),
+    max_batch_cost=st.none() | st.integers(1, 60),
+)
+def test_who_is_not_next_to_the_leader_need_not_be_looked_at(
+    sizes: list[int], max_batch_size: int, max_batch_cost: int | None
+) -> None:
+    rules = Rules(max_batch_size=max_batch_size, max_wait_s=0.005, max_batch_cost=max_batch_cost)
+    crowd = [waiting(f"{n:02}", size=size, position=n, priority=0) for n, size in enumerate(sizes)]
+    by_size = sorted(crowd, key=lambda item: (item.size, item.position))
+    at = by_size.index(crowd[0])
+    run = cost.alike([item.size for item in by_size], at, at_most=max_batch_size, budget=max_batch_cost)
+    expected = crowd if len(crowd) <= max_batch_size and max_batch_cost is None else [by_size[n] for n in run]
+    expected = expected if len(set(sizes)) > 1 else crowd[: len(expected)]
+    assert board(crowd, 0.0, rules) == expected
 
 
 def lane_items(lane: Lane) -> list[Waiting]:
