@@ -285,7 +285,8 @@ SELECT json_group_array(json_array(batch_index, priority, id, size, shape, posit
 -- item_results
 SELECT json_group_array(json_array(batch_index, id, custom_id, status, CASE WHEN output IS NOT NULL THEN hex(output) END,
     error_code, error_message, claim, output_type, output_bytes, deleted_at)) FROM (
-    SELECT * FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit);
+    SELECT batch_index, id, custom_id, status, output, error_code, error_message, claim, output_type, output_bytes, deleted_at
+    FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit);
 
 -- end_items
 UPDATE predictions SET status = CASE WHEN CAST(:expired AS integer) = 1 THEN 6 ELSE 5 END, queued = NULL,
