@@ -26,7 +26,7 @@ def item_error(code: str | None, message: str | None) -> ItemError | None:
 def claimed_of(row: Sequence[Any]) -> Claimed:
     """The columns in the order of the record's fields."""
     *columns, body, content_type, blob_bytes = row
-    return Claimed(*columns, bytes_of(body), content_type, blob_bytes)
+    return Claimed(*(*columns, bytes_of(body), content_type, blob_bytes))
 
 
 def ended_of(
