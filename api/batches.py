@@ -55,8 +55,8 @@ RESULTS_PARAMETERS: dict[str, dict[str, Any]] = {
     "after": {"type": "integer", "minimum": 0, "default": 0, "description": "The last line that is known already."},
 }
 
-#: Results that are read at once, and the bytes that they should be together: others wait for the loop meanwhile.
-_FEWEST, _MOST, _PAGE_BYTES = 16, 250, 1 << 18
+#: Results that are read at once, and the bytes that they should be together: others wait for the interpreter meanwhile.
+_FEWEST, _MOST, _PAGE_BYTES = 16, 500, 1 << 18
 #: How often it is looked whether the next line has ended, from … to.
 _SOON_S, _LATER_S = 0.05, 1.0
 #: A stream of results says something at least so often.
@@ -188,17 +188,16 @@ class _Results:
         pause, spoke = _SOON_S, time.monotonic()
         while True:
             began = time.monotonic()
-            # Read before the page: if it had ended by then, the page that finds nothing more is the last.
-            batch = await self._service.threads.run(lambda: self._service.batches.read(self._id))
-            page = await self._service.threads.run(
-                lambda: self._service.batches.results(self._id, self._after, self._limit)
-            )
+            batch, page, lines = await self._service.threads.run(self._look)
             if page:
-                await write(b"".join([await self._line(one) for one in page]))
+                await write(b"".join([line or await self._line(one) for one, line in zip(page, lines, strict=True)]))
+                more = len(page) >= self._limit
                 self._after = page[-1].line
                 self._fit(page)
                 await self._service.submitter.make_way(began)
                 pause, spoke = _SOON_S, time.monotonic()
+                if not more and batch is not None and not batch.status.terminal:
+                    await asyncio.sleep(pause)  # a page costs as much as a hundred of its lines
                 continue
             if batch is None or batch.status.terminal:
                 return
@@ -208,13 +207,18 @@ class _Results:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LATER_S)
 
+    def _look(self) -> tuple[Batch | None, list[ItemResult], list[bytes]]:
+        """(the batch, what has ended since, a line for each; empty where the blob store is to be asked)."""
+        # The batch first: if it had ended by then, the page that finds nothing more is the last.
+        batch = self._service.batches.read(self._id)
+        page = self._service.batches.results(self._id, self._after, self._limit)
+        public_url = self._service.settings.public_url
+        return batch, page, [b"" if _apart(one) else _result_line(one, public_url) for one in page]
+
     async def _line(self, one: ItemResult) -> bytes:
         """What lies in the blob store is shown within the line if it is JSON and not too large."""
-        public_url = self._service.settings.public_url
-        if one.output_bytes is None or one.deleted:
-            return _result_line(one, public_url)
-        output = await outputs.stored(self._service, one.id, one.claim, one.output_type, one.output_bytes)
-        return _result_line(one._replace(output=output), public_url)
+        output = await outputs.stored(self._service, one.id, one.claim, one.output_type, one.output_bytes or 0)
+        return _result_line(one._replace(output=output), self._service.settings.public_url)
 
     def _fit(self, page: list[ItemResult]) -> None:
         size = sum(len(one.output or b"") for one in page) // len(page) + 50
@@ -227,6 +231,10 @@ _WORDS = {
     Status.EXPIRED: ErrorBody("expired", "The batch's completion window was over before it began.", True),
 }
 _DELETED = ErrorBody("prediction_purged", "This prediction was deleted.", False)
+
+
+def _apart(one: ItemResult) -> bool:
+    return one.output_bytes is not None and not one.deleted
 
 
 def _result_line(one: ItemResult, public_url: str) -> bytes:

@@ -22,7 +22,7 @@ from headway.states import Status
 from headway.types import BULK_PRIORITY, Hint
 from storage.engine import Database
 from storage.rows import bytes_of, item_error, never_begun
-from storage.statements import parts, with_rows
+from storage.statements import parts
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ class Batches:
 
         What a crash of the machine takes back, `seal` would miss.
         """
-        insert = self._insert_sqlite if self._database.dialect == "sqlite" else self._insert_postgresql
+        store = self._append_sqlite if self._database.dialect == "sqlite" else self._append_postgresql
         advance = {
             "id": batch.id,
             "number": block.number,
@@ -150,28 +150,34 @@ class Batches:
         def once() -> bool:
             nonlocal tries
             tries += 1
-            with self._database.write(durable=False) as connection:
-                if not self._database.run(connection, "advance_batch", **advance).rowcount:
-                    if tries == 1:
-                        return False
-                    row = self._one(connection, "read_batch", id=batch.id)  # was it the first try that did it?
-                    return row is not None and (row.blocks, row.digest) == (block.number + 1, block.after)
-                insert(connection, batch, block.items)
-            return True
+            if store(batch, block.items, advance):
+                return True
+            if tries == 1:
+                return False
+            row = self.read(batch.id)  # was it the first try that did it?
+            return row is not None and (row.blocks, row.digest) == (block.number + 1, block.after)
 
         return self._database.retrying(once)
 
-    def _insert_sqlite(self, connection: sqlalchemy.Connection, batch: Batch, items: Sequence[NewItem]) -> None:
+    def _append_sqlite(self, batch: Batch, items: Sequence[NewItem], advance: Mapping[str, Any]) -> bool:
         now = now_us()
-        good = [item for item in items if item.error is None]
-        for part in parts(len(items)):
-            values: list[Any] = []
-            for item in items[part]:
-                values += self._columns(batch, item, now)
-            connection.exec_driver_sql(with_rows("insert_items", part.stop - part.start), tuple(values))
-        for part in parts(len(good)):
-            bodies = [value for item in good[part] for value in (item.id, item.body, None, item.blob_bytes)]
-            connection.exec_driver_sql(with_rows("insert_inputs", part.stop - part.start), tuple(bodies))
+        rows = [self._columns(batch, item, now) for item in items]
+        inputs = [(item.id, item.body, None, item.blob_bytes) for item in items if item.error is None]
+        with self._database.direct(durable=False) as direct:
+            if not direct.run("advance_batch", **advance):
+                return False
+            for part in parts(len(rows)):
+                direct.run_filled("insert_items", rows[part])
+            for part in parts(len(inputs)):
+                direct.run_filled("insert_inputs", inputs[part])
+        return True
+
+    def _append_postgresql(self, batch: Batch, items: Sequence[NewItem], advance: Mapping[str, Any]) -> bool:
+        with self._database.write(durable=False) as connection:
+            if not self._database.run(connection, "advance_batch", **advance).rowcount:
+                return False
+            self._insert_postgresql(connection, batch, items)
+        return True
 
     def _insert_postgresql(self, connection: sqlalchemy.Connection, batch: Batch, items: Sequence[NewItem]) -> None:
         now = int(self._database.run(connection, "now").scalar_one())
@@ -257,13 +263,14 @@ class Batches:
         """What has ended of the lines past `after`, up to the first that has not."""
         rows = self._read(lambda c: self._database.rows(c, "item_results", id=id_, after=after, limit=limit))
         found = []
-        for line, item, custom_id, status, output, code, message, claim, output_type, output_bytes, deleted in rows:
-            if not Status(status).terminal:
+        for line, item, custom_id, number, output, code, message, claim, output_type, output_bytes, deleted in rows:
+            status = _TERMINAL.get(number)
+            if status is None:
                 break
-            body = None if output is None else bytes(bytes_of(output))
-            error = item_error(code, message)
-            told = (claim, output_type, output_bytes, bool(deleted))
-            found.append(ItemResult(line, item, custom_id, Status(status), body, error, *told))
+            body = None if output is None else bytes_of(output)
+            error = None if code is None else item_error(code, message)
+            told = (claim, output_type, output_bytes, deleted is not None)
+            found.append(ItemResult(line, item, custom_id, status, body, error, *told))
         return found
 
     def cancel(self, id_: str, tenant_id: str) -> tuple[bool, Batch | None]:
@@ -401,6 +408,8 @@ class Batches:
 
         return self._database.retrying(once)
 
+
+_TERMINAL = {int(status): status for status in Status if status.terminal}
 
 #: What a line's row begins with, in the order of `_columns`.
 _ITEM_COLUMNS = (

@@ -38,18 +38,11 @@ def ended_of(
     started_at: int | None,
     completed_at: int,
 ) -> Ended:
+    # By position, as in the record: names cost as much again, and this is made for every result.
     return Ended(
-        status=status,
-        revision=revision,
-        claim=claim,
-        attempt=attempt,
-        started_at=started_at,
-        completed_at=completed_at,
-        predict_us=outcome.predict_us,
-        batch_size=outcome.batch_size,
-        output=outcome.output,
-        output_omitted=outcome.output_bytes is not None,
-        error=None if status is Status.CANCELED else outcome.error,
+        *(status, revision, claim, attempt, started_at, completed_at),
+        *(outcome.predict_us, outcome.batch_size, outcome.output, outcome.output_bytes is not None),
+        None if status is Status.CANCELED else outcome.error,
     )
 
 

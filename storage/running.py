@@ -18,6 +18,12 @@ from storage.rows import claimed_of, ended_of
 from storage.statements import parts
 from storage.verbs import UUID, Verbs, as_json, valid
 
+# As plain numbers, which are hashed and compared in C.
+_CANCELING, _SUCCEEDED, _FAILED, _CANCELED = map(
+    int, (Status.CANCELING, Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+)
+_STATUSES = {int(status): status for status in Status}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
@@ -45,7 +51,7 @@ class Running(Verbs):
         def take() -> list[Claimed]:
             nonlocal tries
             tries += 1
-            if tries > 1 and (before := self._claimed(claim)):
+            if tries > 1 and (before := self._claimed(claim, parameters["ids"])):
                 return before
             if self._database.dialect == "sqlite":
                 return self._claim_sqlite(claim, parameters)
@@ -54,7 +60,8 @@ class Running(Verbs):
             except sqlalchemy.exc.IntegrityError:
                 if tries == 1:
                     raise
-                return self._claimed(claim)  # the server had not yet noticed that the first try's connection was gone
+                # The server had not yet noticed that the first try's connection was gone.
+                return self._claimed(claim, parameters["ids"])
 
         return sorted(self._database.retrying(take), key=lambda row: (row.position, row.id))
 
@@ -63,15 +70,16 @@ class Running(Verbs):
             if not direct.run("claim", **parameters):
                 return []
             direct.run("record_claim", **parameters)
-            return [claimed_of(row) for row in direct.rows("claimed", claim=claim)]
+            rows = direct.rows("claimed", claim=claim, ids=parameters["ids"])
+        return [claimed_of(row) for row in rows]
 
     def _claim_postgresql(self, parameters: dict[str, str]) -> list[Claimed]:
         with self._database.write_once(durable=False) as connection:
             return [claimed_of(row) for row in self._database.run(connection, "claim", **parameters).all()]
 
-    def _claimed(self, claim: str) -> list[Claimed]:
+    def _claimed(self, claim: str, ids: str) -> list[Claimed]:
         with self._database.read() as connection:
-            return [claimed_of(row) for row in self._database.rows(connection, "claimed", claim=claim)]
+            return [claimed_of(row) for row in self._database.rows(connection, "claimed", claim=claim, ids=ids)]
 
     def finish(self, finished: Sequence[Finished]) -> dict[str, Ended]:
         """Writes the results of several claims in one durable transaction; id → what the row became.
@@ -79,8 +87,11 @@ class Running(Verbs):
         Only rows that this call ended are in the answer. An outcome that the database refuses for its data makes that
         row `output_invalid`.
         """
-        fenced = {(one.claim, outcome.id): outcome for one in reversed(finished) for outcome in reversed(one.outcomes)}
-        results = [(claim, outcome) for (claim, _), outcome in fenced.items() if UUID.fullmatch(outcome.id)]
+        fenced: dict[tuple[str, str], Outcome] = {}
+        for one in finished:
+            for outcome in one.outcomes:
+                fenced.setdefault((one.claim, outcome.id), outcome)
+        results = [(claim, outcome) for (claim, id_), outcome in fenced.items() if UUID.fullmatch(id_)]
         return self._finish(results, [one.claim for one in finished if one.settled])
 
     def _finish(self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]) -> dict[str, Ended]:
@@ -103,7 +114,7 @@ class Running(Verbs):
             return self._finish_apart(results, settled, error)
         outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
         return {
-            id_: ended_of(outcomes[claim, id_], Status(status), claim, revision, attempt, started_at, completed_at)
+            id_: ended_of(outcomes[claim, id_], _STATUSES[status], claim, revision, attempt, started_at, completed_at)
             for id_, claim, status, revision, attempt, started_at, completed_at in rows
         }
 
@@ -127,26 +138,27 @@ class Running(Verbs):
         return self._finish([(claim, refused)], settled)
 
     def _finish_sqlite(self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]) -> Sequence[Sequence[Any]]:
+        outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
         with self._database.direct() as direct:
-            outcomes = {(claim, outcome.id): outcome for claim, outcome in results}
             # The transaction is the only one there is: what the fence lets through now stays as it is.
-            passed = direct.rows("finishing", rows=_fences(results))
+            passed = direct.rows("finishing", claims=_by_claim(results))
             now = now_us()
-            became = {id_: _became(outcomes[claim, id_], status) for id_, claim, status, *_ in passed}
+            rows = []
             alike: dict[tuple[Any, ...], list[Any]] = defaultdict(list)  # what rows share → their ids and outputs
-            for id_, claim, *_ in passed:
+            for id_, claim, before, revision, attempt, started_at in passed:
                 outcome = outcomes[claim, id_]
-                alike[_shared(outcome, became[id_], claim, now)] += (id_, outcome.output)
-            for shared, rows in alike.items():
-                for part in parts(len(rows) // 2):
-                    values = rows[2 * part.start : 2 * part.stop]
-                    direct.run_with_rows("finish", part.stop - part.start, (*values, *shared))
+                status = _became(outcome, before)
+                output = outcome.output
+                # The driver looks for an adapter for each `bytes` that it binds.
+                alike[_shared(outcome, status, claim)] += (id_, None if output is None else bytearray(output))
+                rows.append((id_, claim, status, revision + 1, attempt, started_at, now))
+            for shared, values in alike.items():
+                for part in parts(len(values) // 2):
+                    some = values[2 * part.start : 2 * part.stop]
+                    direct.run_with_rows("finish", part.stop - part.start, (*some, *shared[:-1], now, shared[-1]))
             if settled:
                 direct.run("settle", claims=self._ids(settled))
-        return [
-            (id_, claim, became[id_], revision + 1, attempt, started_at, now)
-            for id_, claim, _, revision, attempt, started_at in passed
-        ]
+        return rows
 
     def _finish_postgresql(
         self, results: Sequence[tuple[str, Outcome]], settled: Sequence[str]
@@ -179,21 +191,30 @@ class Running(Verbs):
             return self._database.rows(connection, "ended_under", rows=_fences(results))
 
 
+def _by_claim(results: Iterable[tuple[str, Outcome]]) -> str:
+    """Claim → ids: SQLite would parse an object of each row twice."""
+    by_claim: dict[str, list[str]] = defaultdict(list)
+    for claim, outcome in results:
+        by_claim[claim].append(outcome.id)
+    return as_json(by_claim)
+
+
 def _fences(results: Iterable[tuple[str, Outcome]]) -> str:
     return as_json([{"id": outcome.id, "claim": claim} for claim, outcome in results])
 
 
-def _became(outcome: Outcome, status: int) -> Status:
-    """What a row of this status becomes: what fails while it is being canceled is canceled."""
-    return Status.CANCELED if status == Status.CANCELING and outcome.error is not None else outcome.status
+def _became(outcome: Outcome, before: int) -> int:
+    """The status after one: what fails while it is being canceled is canceled."""
+    if outcome.error is None and not outcome.canceled:
+        return _SUCCEEDED
+    return _CANCELED if before == _CANCELING and outcome.error is not None else int(outcome.status)
 
 
-def _shared(outcome: Outcome, status: Status, claim: str, now: int) -> tuple[Any, ...]:
-    """What SQLite's `finish` asks for beside the rows themselves."""
-    error = (None, None) if status is Status.CANCELED else _error(outcome)
+def _shared(outcome: Outcome, status: int, claim: str) -> tuple[Any, ...]:
+    """What SQLite's `finish` asks for beside the rows themselves and the time."""
+    error = (None, None) if outcome.error is None or status == _CANCELED else _error(outcome)
     measured = (outcome.predict_us, outcome.batch_size)
-    apart = (outcome.output_type, outcome.output_bytes)
-    return status, status is Status.FAILED, *error, *measured, *apart, now, claim
+    return status, status == _FAILED, *error, *measured, outcome.output_type, outcome.output_bytes, claim
 
 
 def _error(outcome: Outcome) -> tuple[str | None, str | None]:

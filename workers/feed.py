@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from batching.ceiling import Ceiling
-from batching.policy import Pace
+from batching.policy import UNHURRIED, Pace, Take, Waiting
 from headway import broker
 from headway.manifest import Fetch
 from headway.types import Claimed
@@ -26,6 +26,9 @@ from workers.window import Window
 from workers.yielding import Yielding
 
 log = logging.getLogger(__name__)
+
+#: Micro-batches of batches' items whose rows are claimed at once.
+_MOST_CALLS = 4
 
 
 class Feed:
@@ -95,28 +98,42 @@ class Feed:
                 continue
             began = time.monotonic()
             self._taken += 1
-            rows, claims = self._claiming.claim(taken.items)
+            items = self._with_more(taken)
+            rows, claims = self._claiming.claim(items)
             if canceled := self._claims.canceled(claims):
                 self._settling.hand_back([row for row in rows if row.id in canceled], claims)
                 rows = [row for row in rows if row.id not in canceled]
             rows, lacking = self.gathering.part(rows)
             if lacking:
                 self.gathering.begin(lacking, claims)
-            self._send_all(rows, claims, began)
-            slots.brought(time.monotonic() - began)
-            metrics.formed(self._labels, taken, began)
+            for at in range(0, len(items), len(taken.items)):
+                metrics.formed(self._labels, Take(items[at : at + len(taken.items)], taken.reason), began)
+            slots.brought(self._send_all(rows, claims, began) - began)
+
+    def _with_more(self, taken: Take) -> list[Waiting]:
+        """Items of batches are claimed for several calls at once, where those are short and nobody is in a hurry: a
+        transaction costs as much as twenty of its rows."""
+        items, at_most = taken.items, self._ceiling.at_most
+        full = len(items) == at_most and all(item.bulk for item in items)
+        if not full or self._pace_of_batches() is not UNHURRIED:
+            return items
+        return items + self._window.top_up(items, (min(self._slots.ahead, _MOST_CALLS) - 1) * at_most)
 
     def _pace_of_batches(self) -> Pace:
         busy = any(call.bulk for call in tuple(self._slots.in_flight)) or self._finisher.bulk_waiting
         return self._yielding.pace(busy=busy)
 
-    def _send_all(self, rows: list[Claimed], claims: dict[str, str], taken_at: float) -> None:
+    def _send_all(self, rows: list[Claimed], claims: dict[str, str], taken_at: float) -> float:
+        """When (monotonic) the first of them were on their way."""
         bulk = all(broker.is_bulk(row.line) for row in rows)
-        for part in company(rows, self._window.max_batch_size):
+        sent = None
+        for part in company(rows, self._window.max_batch_size, self._ceiling.at_most):
             with self._sending:
                 self._calls += 1
                 call = Call(self._calls, part, {row.id: claims[row.id] for row in part}, bulk, taken_at)
                 self._send(call)
+            sent = sent or time.monotonic()
+        return sent or time.monotonic()
 
     def _send(self, call: Call) -> None:
         executor = self._slots.place(call)
@@ -129,13 +146,18 @@ class Feed:
             log.debug("the device process died before call %d reached it", call.id)  # its thread gives the call back
 
 
-def company(rows: Sequence[Claimed], max_batch_size: int) -> list[list[Claimed]]:
-    """By the company that each row may keep after what it has been through: any, a few of its like, or none."""
+def company(rows: Sequence[Claimed], max_batch_size: int, at_most: int) -> list[list[Claimed]]:
+    """By the company that each row may keep after what it has been through: any, a few of its like, or none.
+
+    `at_most`: rows of a call. Alike travels with alike.
+    """
     few = max(1, max_batch_size // 8)
     free = [row for row in rows if row.losses == 0]
     wary = [row for row in rows if row.losses == 1]
+    if len(free) > at_most:
+        free.sort(key=lambda row: row.size)
     return [
-        *([free] if free else []),
+        *(free[at : at + at_most] for at in range(0, len(free), at_most)),
         *(wary[at : at + few] for at in range(0, len(wary), few)),
         *([row] for row in rows if row.losses >= 2),
     ]

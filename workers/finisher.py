@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 #: Finished micro-batches that may wait for SQL; the device stops beyond that.
 _BEHIND = 8
 #: Rows of batches' items in one transaction: others wait for its end.
-_BULK_ROWS = 128
+_BULK_ROWS = 256
+#: Those of one claim are written together, if the rest comes so soon.
+_REST_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +114,19 @@ class Finisher:
                 self._changed.wait_for(lambda: self._settled or self._bulk or self._closing)
                 if not self._settled and not self._bulk:
                     return
+                self._changed.wait_for(lambda: self._settled or self._ripe() or self._closing, _REST_S)
                 group = self._take(bulk_next)
                 self._taken, self._writing_bulk = True, group[0].bulk
                 self._changed.notify_all()
             bulk_next = not group[0].bulk  # in turn, so that nobody is passed over for ever
             with self._writing, self.life.at_work():
                 self._write(group, taken=True)
+
+    def _ripe(self) -> bool:
+        """Whether what waits of batches' items is a transaction's worth, or the last of a claim."""
+        if any(part.settled for waiting in self._bulk for part in waiting.parts):
+            return True
+        return sum(waiting.rows for waiting in self._bulk) >= _BULK_ROWS
 
     def _take(self, bulk_next: bool) -> list[Settled]:
         """All that waits, or of batches' items, which come when it is their turn or nothing else does, only so many."""

@@ -16,7 +16,7 @@ _GATHERING = 4
 #: Before rows whose inputs cannot be read now are handed back, doubled while that lasts. Seconds.
 _STORE_AWAY_S = (2.0, 30.0)
 
-Send = Callable[[list[Claimed], dict[str, str], float], None]
+Send = Callable[[list[Claimed], dict[str, str], float], object]
 
 
 class Gathering:

@@ -1,7 +1,8 @@
 """The places for calls at one device process: what it has, what it may have, and when it will be free.
 
 At most two calls are in flight, so the device finds the next one waiting while the results of the last are written;
-nothing else is taken out of the window early.
+nothing else is taken out of the window early. Of items of batches, whose rows are claimed for several calls at once,
+there are as many as the device answers in a moment.
 """
 
 import math
@@ -15,6 +16,9 @@ from workers.executor import Executor
 from workers.window import Window
 
 _IN_FLIGHT = 2
+#: Calls of batches' items: as many as the device takes so long for. Whoever comes then waits no longer.
+_AHEAD_S = 0.008
+_MOST_AHEAD = 8
 
 
 class Slots:
@@ -40,7 +44,15 @@ class Slots:
         return self.stopping or not self._window.open
 
     def has_room(self) -> bool:
-        return self.executor is not None and not self.recycling and len(self.in_flight) < _IN_FLIGHT
+        if self.executor is None or self.recycling:
+            return False
+        most = self.ahead if all(call.bulk for call in self.in_flight) else _IN_FLIGHT
+        return len(self.in_flight) < most
+
+    @property
+    def ahead(self) -> int:
+        """Calls of batches' items that may be in flight."""
+        return _IN_FLIGHT if not self.pace > 0 else max(_IN_FLIGHT, min(_MOST_AHEAD, int(_AHEAD_S / self.pace)))
 
     def await_room(self) -> Executor | None:
         """Until a process is ready and has room; None at the end."""
@@ -52,7 +64,7 @@ class Slots:
         """When the device could begin another call, less the time it takes to bring it there."""
         if not self.in_flight:
             return 0.0
-        return math.inf if math.isnan(self.pace) else self.began + self.pace - self._lead
+        return math.inf if math.isnan(self.pace) else self.began + len(self.in_flight) * self.pace - self._lead
 
     def running_s(self) -> float:
         """How long the device has been at the present call; 0 while there is none."""

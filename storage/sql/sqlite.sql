@@ -37,24 +37,26 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 0 AND model = :mode
     AND EXISTS (SELECT 1 FROM workers WHERE id = :worker_id AND state = 'live');
 
 -- record_claim
+-- What `claim`, the statement before, has taken: mostly all that it was asked for, and then they are not looked up.
 INSERT INTO claims (id, worker_id, ids, at)
-SELECT :claim, :worker_id, json_group_array(id), :now FROM predictions
-WHERE id IN (SELECT value FROM json_each(:ids)) AND claim = :claim;
+SELECT :claim, :worker_id, CASE WHEN json_array_length(:ids) = changes() THEN :ids ELSE (
+    SELECT json_group_array(id) FROM predictions WHERE id IN (SELECT value FROM json_each(:ids)) AND claim = :claim) END,
+    :now;
 
 -- claimed
--- The rows that a claim owns, in one answer: each row fetched by itself would cost a turn of the interpreter's lock.
+-- Which of the rows that it asked for a claim owns, in one answer: each row fetched by itself would cost a turn of the interpreter's lock.
 SELECT json_group_array(json_array(p.id, p.line, p.size, p.shape, p.position, p.created_at, p.started_at, p.attempt,
     p.revision, p.charged, p.losses, p.max_attempts, p.execution_timeout_us, hex(i.body), i.content_type,
     i.blob_bytes))
-FROM claims c, json_each(c.ids) e CROSS JOIN predictions p CROSS JOIN inputs i
-WHERE c.id = :claim AND p.id = e.value AND p.claim = c.id AND p.status = 1 AND i.id = p.id;
+FROM json_each(:ids) e CROSS JOIN predictions p CROSS JOIN inputs i
+WHERE p.id = e.value AND p.claim = :claim AND p.status = 1 AND i.id = p.id;
 
 -- finishing
--- The rows that the fence lets through. Nobody else writes before this transaction ends, so they are still the same
--- in its next statement.
+-- The rows that the fence lets through, of ids by their claims. Nobody else writes before this transaction ends, so they
+-- are still the same in its next statement.
 SELECT json_group_array(json_array(p.id, p.claim, p.status, p.revision, p.attempt, p.started_at))
-FROM json_each(:rows) r CROSS JOIN predictions p
-WHERE p.id = r.value ->> 'id' AND p.claim = r.value ->> 'claim' AND p.status IN (1, 2);
+FROM json_each(:claims) c, json_each(c.value) e CROSS JOIN predictions p
+WHERE p.id = e.value AND p.claim = c.key AND p.status IN (1, 2);
 
 -- finish
 -- Rows of one claim that end alike but for their outputs: what they share is bound once, which is three times as fast.
@@ -283,7 +285,8 @@ SELECT json_group_array(json_array(batch_index, priority, id, size, shape, posit
 -- item_results
 SELECT json_group_array(json_array(batch_index, id, custom_id, status, CASE WHEN output IS NOT NULL THEN hex(output) END,
     error_code, error_message, claim, output_type, output_bytes, deleted_at)) FROM (
-    SELECT * FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit);
+    SELECT batch_index, id, custom_id, status, output, error_code, error_message, claim, output_type, output_bytes, deleted_at
+    FROM predictions WHERE batch_id = :id AND batch_index > :after ORDER BY batch_index LIMIT :limit);
 
 -- end_items
 UPDATE predictions SET status = CASE WHEN CAST(:expired AS integer) = 1 THEN 6 ELSE 5 END, queued = NULL,
