@@ -160,8 +160,8 @@ class Executor:
     def submit(self, call_id: int, items: Sequence[tuple[str, bytes]], types: Mapping[str, str] | None = None) -> None:
         """Sends a micro-batch of (prediction id, input); returns once it is written. Raises DeviceLost.
 
-        `types`: the media types of inputs that are no JSON, by prediction id. Two calls in flight at most, so that
-        the device finds the next one waiting.
+        `types`: the media types of inputs that are no JSON, by prediction id. Several calls may be in
+        flight, so that the device finds the next one waiting; `workers.slots` bounds them.
         """
         frame = frames.encode(frames.Call(call_id, list(items), dict(types or ())))
         self._in_flight.append((call_id, time.monotonic()))
