@@ -5,17 +5,35 @@ accepting a prediction. To uvicorn's protocol this is the `cycle`, to the endpoi
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
 
 from api.answers import NO_BODY, Answer, Headers
+from api.endpoint import Endpoint
 from api.exchange import Call, too_large
 
-if TYPE_CHECKING:
-    from api.hot import Match
-    from api.protocol import Protocol
+
+class Match(NamedTuple):
+    """A hot request's route."""
+
+    endpoint: Endpoint
+    params: Mapping[str, str]
+    path: str
+
+
+class Connection(Protocol):
+    """What an exchange asks of the connection it is on."""
+
+    address: str  # that the client has connected to
+    flow: FlowControl
+    transport: asyncio.Transport
+    server_state: ServerState
+
+    def on_response_complete(self) -> None: ...
 
 
 class Exchange(Call):
@@ -39,12 +57,12 @@ class Exchange(Call):
         "waiting_for_100_continue",
     )
 
-    _connection: "Protocol | None"
+    _connection: Connection | None
 
     def __init__(
         self,
-        connection: "Protocol",
-        match: "Match",
+        connection: Connection,
+        match: Match,
         query: bytes,
         *,
         raw_headers: Headers,

@@ -16,14 +16,14 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.access import Caller
 from api.answers import Answer, Headers
-from api.direct import Exchange
+from api.direct import Exchange, Match
 from api.endpoint import Endpoint
 from api.exchange import Disconnected, request_id, single_headers
 from api.problems import Problem
@@ -39,14 +39,6 @@ HEADERS = "headway.headers"
 CALLER = "headway.caller"
 #: True where the client asked by HEAD, which goes on as GET.
 HEAD = "headway.head"
-
-
-class Match(NamedTuple):
-    """A hot request's route."""
-
-    endpoint: Endpoint
-    params: Mapping[str, str]
-    path: str
 
 
 #: Paths remembered; they hold model names, of which a client may make up any number.
