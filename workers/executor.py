@@ -45,6 +45,7 @@ _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from workers.device impor
 
 _CLOSE_S = 5.0  # a polite end, before it is killed
 _LOOK_S = 0.5  # how late a hang may be seen when a call was submitted while nothing was in flight
+_AGAIN_S = 0.02  # between two tries to send a cancel to a process that has not read what was sent before
 
 # The kernel ends a device process when the *thread* that started it ends, so that thread has to last as long as the
 # worker itself.
@@ -174,6 +175,8 @@ class Executor:
         """
         self._cancels.append(frames.encode(frames.Cancel(call_id, list(ids))))
         self._send_cancels()
+        if self._cancels:
+            self.wake()
 
     def wake(self) -> None:
         """Ends the wait of `hear`, now or the next one: whoever waits there has something new to wait for."""
@@ -190,6 +193,9 @@ class Executor:
 
     def hear(self, within_s: float) -> Reply | Said | None:
         """What the process says next; None after `within_s`, or a `wake`. Raises DeviceLost, DeviceHung."""
+        if self._cancels:
+            self._send_cancels()
+            within_s = min(within_s, _AGAIN_S) if self._cancels else within_s
         with self._receiving:
             if not self._await_frame(within_s):
                 return None
@@ -232,7 +238,7 @@ class Executor:
         self._send_cancels()
 
     def _send_cancels(self) -> None:
-        """Whoever holds the lock comes by here once it is free, so none is left behind."""
+        """Whoever holds the lock comes by here once it is free, and `hear` where there was no room: none is left."""
         while self._cancels and self._sending.acquire(blocking=False):
             try:
                 if self._connection is None or not self._writable(self._connection):

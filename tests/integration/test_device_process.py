@@ -241,6 +241,20 @@ def test_what_was_decoded_ahead_is_given_once_and_to_nobody_who_was_canceled_mea
     assert second[1].error.message == "ValueError: asked to"
 
 
+def test_a_cancel_that_finds_no_room_is_sent_once_there_is_some(serve: Callable[..., Executor]) -> None:
+    executor = serve(READS_AHEAD)
+    executor.load()
+    executor.submit(1, [("first", b'"wait"')])
+    assert isinstance(executor.hear(60), Said)
+    assert executor.pid is not None
+    os.kill(executor.pid, signal.SIGSTOP)
+    executor.submit(2, [(id_, of_16_kib("", id_)) for id_ in "abcdef"])  # more than leaves a socket writable
+    executor.cancel(1, ["first"])
+    os.kill(executor.pid, signal.SIGCONT)
+    assert [one.canceled for one in executor.receive().outcomes] == [True]
+    assert answers(executor.receive().outcomes) == list("abcdef")
+
+
 CHATTY = """
 import threading, time
 from headway import Model
@@ -286,8 +300,8 @@ def heard(executor: Executor) -> tuple[list[tuple[str, str, Any]], list[Outcome]
     """Everything up to the next reply."""
     sayings: list[tuple[str, str, Any]] = []
     while not isinstance(answer := executor.hear(60), Reply):
-        assert answer is not None
-        sayings += [(id_, what, msgspec.json.decode(json) if json else None) for id_, what, json in answer.sayings]
+        if answer is not None:  # None: it was woken, or looks again whether a cancel can be sent
+            sayings += [(id_, what, msgspec.json.decode(json) if json else None) for id_, what, json in answer.sayings]
     return sayings, answer.outcomes
 
 
