@@ -128,6 +128,8 @@ class ModelView:
         if version in (*self.aliases.values(), *route.traffic.versions, *route.traffic.shadow):
             return True
         policy = newest.manifest.policy
+        if isinstance(policy, int):
+            return version in list(self.versions)[-policy:]
         return policy == "all" or (version == newest.version if policy == "latest" else version in policy)
 
     @classmethod

@@ -13,6 +13,7 @@ from headway.model import Context
 
 _MODULES = {
     "python": "workers.loaders.python",
+    "triton": "workers.loaders.triton",
     "torch.export": "workers.loaders.exported",
     "torchscript": "workers.loaders.torchscript",
     "onnx": "workers.loaders.onnx",
@@ -41,6 +42,8 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
     """Reads the model file of `context.path`. Raises Unloadable, or whatever the model's own code raises."""
     if manifest.entry is not None:
         framework = "python"
+    elif manifest.backend is not None:
+        framework = "triton"
     elif (file := versions.artifact(context.path)) is not None:
         framework = versions.ARTIFACTS[file.name]
     else:
