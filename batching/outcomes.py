@@ -34,8 +34,8 @@ BYTES = "application/octet-stream"
 _PLAIN = {dict, list, str, int, float, bool, type(None)}
 
 
-class _Raw(NamedTuple):
-    """An output that is no JSON."""
+class Raw(NamedTuple):
+    """An output that is no JSON, with its media type. A loader may answer one."""
 
     type: str
     body: bytes
@@ -45,7 +45,7 @@ class Fatal(Exception):  # noqa: N818
     """Raised out of `settle`: the process cannot go on, and nothing is known of any item."""
 
 
-class _OutputInvalid(ValueError):  # noqa: N818
+class OutputInvalid(ValueError):  # noqa: N818
     """An answer that cannot be stored as JSON, or is not one answer per item."""
 
 
@@ -123,21 +123,21 @@ def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[list[Any
 
 
 def _rows(answer: object, count: int) -> list[Any]:
-    """The answer as `count` outputs. Raises _OutputInvalid."""
+    """The answer as `count` outputs. Raises OutputInvalid."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(answer, torch.Tensor):
         answer = to_numpy(answer)  # one copy from the device instead of one an item
     if isinstance(answer, np.ndarray) and answer.ndim == 0:
-        raise _OutputInvalid("predict returned an array without a batch dimension")
+        raise OutputInvalid("predict returned an array without a batch dimension")
     if not isinstance(answer, Sequence | np.ndarray) or isinstance(answer, str | bytes | bytearray):
-        raise _OutputInvalid(f"predict returned {type(answer).__name__}, and should return a list")
+        raise OutputInvalid(f"predict returned {type(answer).__name__}, and should return a list")
     rows = list(answer)  # rows of an array are views; a Sequence of the model's own may be anything
     if len(rows) != count:
-        raise _OutputInvalid(f"predict returned {len(rows)} outputs for {count} inputs")
+        raise OutputInvalid(f"predict returned {len(rows)} outputs for {count} inputs")
     return rows
 
 
-def _all_encoded(outputs: list[Any]) -> Iterable[bytes | _Raw | ItemError]:
+def _all_encoded(outputs: list[Any]) -> Iterable[bytes | Raw | ItemError]:
     """What `_encoded` says of each. JSON of a whole call is written by one C loop, where none of it is in doubt."""
     kinds = set(map(type, outputs)) if len(outputs) > 1 else {object}
     arrays = kinds == {np.ndarray}
@@ -158,7 +158,7 @@ def _all_encoded(outputs: list[Any]) -> Iterable[bytes | _Raw | ItemError]:
     return each
 
 
-def _encoded(output: object) -> bytes | _Raw | ItemError:
+def _encoded(output: object) -> bytes | Raw | ItemError:
     """The output's JSON, or itself where it is bytes or a large array; or why there is none of them."""
     if isinstance(output, BaseException):
         if not isinstance(output, InvalidInput):
@@ -167,8 +167,10 @@ def _encoded(output: object) -> bytes | _Raw | ItemError:
     try:
         if type(output) in _PLAIN:
             return encode(output)
+        if isinstance(output, Raw):
+            return output
         if isinstance(output, bytes | bytearray | memoryview):
-            return _Raw(BYTES, bytes(output))
+            return Raw(BYTES, bytes(output))
         array = _array(output)
         if array is None:
             return encode(output)
@@ -187,17 +189,17 @@ def _array(output: object) -> np.ndarray[Any, Any] | None:
     return output if isinstance(output, np.ndarray) and npy.storable(output) else None
 
 
-def _dumped(array: np.ndarray[Any, Any]) -> _Raw:
-    """Whatever its size, an array holds what JSON could hold. Raises _OutputInvalid."""
+def _dumped(array: np.ndarray[Any, Any]) -> Raw:
+    """Whatever its size, an array holds what JSON could hold. Raises OutputInvalid."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _OutputInvalid("the output contains NaN or an infinite number")
-    return _Raw(npy.MEDIA_TYPE, npy.dump(array))
+        raise OutputInvalid("the output contains NaN or an infinite number")
+    return Raw(npy.MEDIA_TYPE, npy.dump(array))
 
 
-def _outcome(id_: str, result: bytes | _Raw | ItemError, predict_us: int, batch_size: int) -> Outcome:
+def _outcome(id_: str, result: bytes | Raw | ItemError, predict_us: int, batch_size: int) -> Outcome:
     if isinstance(result, ItemError):
         return Outcome(id=id_, error=result, predict_us=predict_us, batch_size=batch_size)
-    if isinstance(result, _Raw):
+    if isinstance(result, Raw):
         return Outcome(
             id=id_, output=result.body, output_type=result.type, predict_us=predict_us, batch_size=batch_size
         )
@@ -211,9 +213,9 @@ def encode(output: object) -> bytes:
         # NaN and the infinities are written as null: only where a null stands is there anything to look for.
         finite = b"null" not in encoded or _finite(msgspec.to_builtins(output, str_keys=True, enc_hook=_builtin))
     except (TypeError, ValueError, OverflowError, RecursionError, RuntimeError) as error:
-        raise _OutputInvalid(f"the output is no JSON value: {_text(error)}") from error
+        raise OutputInvalid(f"the output is no JSON value: {_text(error)}") from error
     if not finite:
-        raise _OutputInvalid("the output contains NaN or an infinite number")
+        raise OutputInvalid("the output contains NaN or an infinite number")
     return encoded
 
 
@@ -257,7 +259,7 @@ def item_error(error: BaseException) -> ItemError:
     """What a client is told about an exception: its type and text, cut."""
     if isinstance(error, InvalidInput):
         return ItemError(ItemCode.INVALID_INPUT, storable(_text(error) or "the model refused the input"))
-    if isinstance(error, _OutputInvalid):
+    if isinstance(error, OutputInvalid):
         return ItemError(ItemCode.OUTPUT_INVALID, storable(_text(error)))
     code = ItemCode.OUT_OF_MEMORY if _out_of_memory(error) else ItemCode.MODEL_ERROR
     return ItemError(code, describe(error))

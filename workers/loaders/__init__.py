@@ -12,6 +12,7 @@ from headway.manifest import Manifest, Tensor
 from headway.model import Context
 
 _MODULES = {
+    "torchserve": "workers.loaders.torchserve",
     "python": "workers.loaders.python",
     "torch.export": "workers.loaders.exported",
     "torchscript": "workers.loaders.torchscript",
@@ -42,7 +43,7 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
     if manifest.entry is not None:
         framework = "python"
     elif (file := versions.artifact(context.path)) is not None:
-        framework = versions.ARTIFACTS[file.name]
+        framework = versions.framework_of(file)
     else:
         raise Unloadable(f"no {', '.join(versions.ARTIFACTS)} in {context.path}")
     loader = importlib.import_module(_MODULES[framework])
