@@ -45,7 +45,7 @@ class Fatal(Exception):  # noqa: N818
     """Raised out of `settle`: the process cannot go on, and nothing is known of any item."""
 
 
-class OutputInvalid(ValueError):  # noqa: N818
+class _OutputInvalid(ValueError):  # noqa: N818
     """An answer that cannot be stored as JSON, or is not one answer per item."""
 
 
@@ -110,7 +110,7 @@ def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[list[Any
     count = len(inputs)
     try:
         answer = predict(ids, inputs)
-        return _rows(answer, count), None
+        return rows(answer, count), None
     except Fatal:
         raise
     except (Exception, SystemExit) as error:
@@ -122,19 +122,19 @@ def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[list[Any
     return [], failure
 
 
-def _rows(answer: object, count: int) -> list[Any]:
-    """The answer as `count` outputs. Raises OutputInvalid."""
+def rows(answer: object, count: int) -> list[Any]:
+    """The answer as `count` outputs. Raises _OutputInvalid."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(answer, torch.Tensor):
         answer = to_numpy(answer)  # one copy from the device instead of one an item
     if isinstance(answer, np.ndarray) and answer.ndim == 0:
-        raise OutputInvalid("predict returned an array without a batch dimension")
+        raise _OutputInvalid("predict returned an array without a batch dimension")
     if not isinstance(answer, Sequence | np.ndarray) or isinstance(answer, str | bytes | bytearray):
-        raise OutputInvalid(f"predict returned {type(answer).__name__}, and should return a list")
-    rows = list(answer)  # rows of an array are views; a Sequence of the model's own may be anything
-    if len(rows) != count:
-        raise OutputInvalid(f"predict returned {len(rows)} outputs for {count} inputs")
-    return rows
+        raise _OutputInvalid(f"predict returned {type(answer).__name__}, and should return a list")
+    found = list(answer)  # rows of an array are views; a Sequence of the model's own may be anything
+    if len(found) != count:
+        raise _OutputInvalid(f"predict returned {len(found)} outputs for {count} inputs")
+    return found
 
 
 def _all_encoded(outputs: list[Any]) -> Iterable[bytes | Raw | ItemError]:
@@ -161,7 +161,7 @@ def _all_encoded(outputs: list[Any]) -> Iterable[bytes | Raw | ItemError]:
 def _encoded(output: object) -> bytes | Raw | ItemError:
     """The output's JSON, or itself where it is bytes or a large array; or why there is none of them."""
     if isinstance(output, BaseException):
-        if not isinstance(output, InvalidInput):
+        if not isinstance(output, InvalidInput | _OutputInvalid):
             logger.warning("the model returned an exception for an item", exc_info=output)
         return item_error(output)
     try:
@@ -189,10 +189,23 @@ def _array(output: object) -> np.ndarray[Any, Any] | None:
     return output if isinstance(output, np.ndarray) and npy.storable(output) else None
 
 
+def array_of(output: object) -> np.ndarray[Any, Any]:
+    """A part of an output as an array; what is neither number nor text becomes objects. Raises ValueError."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(output, torch.Tensor):
+        return to_numpy(output)
+    return output if isinstance(output, np.ndarray) else np.asarray(output)
+
+
+def invalid(why: str) -> Exception:
+    """What a model's answer becomes that cannot be stored."""
+    return _OutputInvalid(why)
+
+
 def _dumped(array: np.ndarray[Any, Any]) -> Raw:
-    """Whatever its size, an array holds what JSON could hold. Raises OutputInvalid."""
+    """Whatever its size, an array holds what JSON could hold. Raises _OutputInvalid."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise OutputInvalid("the output contains NaN or an infinite number")
+        raise _OutputInvalid("the output contains NaN or an infinite number")
     return Raw(npy.MEDIA_TYPE, npy.dump(array))
 
 
@@ -213,9 +226,9 @@ def encode(output: object) -> bytes:
         # NaN and the infinities are written as null: only where a null stands is there anything to look for.
         finite = b"null" not in encoded or _finite(msgspec.to_builtins(output, str_keys=True, enc_hook=_builtin))
     except (TypeError, ValueError, OverflowError, RecursionError, RuntimeError) as error:
-        raise OutputInvalid(f"the output is no JSON value: {_text(error)}") from error
+        raise _OutputInvalid(f"the output is no JSON value: {_text(error)}") from error
     if not finite:
-        raise OutputInvalid("the output contains NaN or an infinite number")
+        raise _OutputInvalid("the output contains NaN or an infinite number")
     return encoded
 
 
@@ -259,7 +272,7 @@ def item_error(error: BaseException) -> ItemError:
     """What a client is told about an exception: its type and text, cut."""
     if isinstance(error, InvalidInput):
         return ItemError(ItemCode.INVALID_INPUT, storable(_text(error) or "the model refused the input"))
-    if isinstance(error, OutputInvalid):
+    if isinstance(error, _OutputInvalid):
         return ItemError(ItemCode.OUTPUT_INVALID, storable(_text(error)))
     code = ItemCode.OUT_OF_MEMORY if _out_of_memory(error) else ItemCode.MODEL_ERROR
     return ItemError(code, describe(error))

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from batching.outcomes import BYTES, OutputInvalid, Raw
+from batching.outcomes import BYTES, Raw, invalid
 from headway import envelopes, mar, npy
 from headway.manifest import Graph, Manifest, Tensor
 from headway.model import Context, InvalidInput, Item
@@ -120,9 +120,9 @@ class TorchServeModel:
         except Exception as error:
             raise _refusal(error) from error
         if not isinstance(answer, list):
-            raise OutputInvalid(f"the handler returned {type(answer).__name__}, and should return a list")
+            raise invalid(f"the handler returned {type(answer).__name__}, and should return a list")
         if len(answer) != len(requests):
-            raise OutputInvalid(f"the handler returned {len(answer)} outputs for {len(requests)} requests")
+            raise invalid(f"the handler returned {len(answer)} outputs for {len(requests)} requests")
         return [_reply_or_why(output, context, index) for index, output in enumerate(answer)]
 
 
@@ -329,7 +329,7 @@ def _response(status: Any, phrase: Any, headers: Mapping[Any, Any], body: bytes)
 
 
 def _body(output: Any) -> tuple[bytes, str]:
-    """A reply's body and media type, as TorchServe writes them. Raises OutputInvalid."""
+    """A reply's body and media type, as TorchServe writes them. Raises what `invalid` makes."""
     if isinstance(output, bytes | bytearray):
         return bytes(output), BYTES
     if isinstance(output, str):
@@ -341,7 +341,7 @@ def _body(output: Any) -> tuple[bytes, str]:
     try:
         return json.dumps(output, indent=2).encode(), "application/json"
     except (TypeError, ValueError, RecursionError) as error:
-        raise OutputInvalid(f"Unsupported model output data type: {error}") from error
+        raise invalid(f"Unsupported model output data type: {error}") from error
 
 
 def _is_tensor(output: Any) -> bool:
