@@ -61,6 +61,20 @@ def unpack_response(message: bytes) -> Response:
     return Response(int(found[1]), found[2], headers, body)
 
 
+_REFUSED = re.compile(r"(?:PredictionRefused: )?\[(\d{3})\] (.*)", re.DOTALL)
+
+
+def refusal(status: int, message: str) -> str:
+    """What a failed prediction says of the status that its handler asked for."""
+    return f"[{status}] {message}"
+
+
+def refused_with(message: str) -> tuple[int, str] | None:
+    """The status and message of an error that says them; None for any other."""
+    found = _REFUSED.fullmatch(message)
+    return None if found is None else (int(found[1]), found[2])
+
+
 def _clean(text: str) -> str:
     return text if _VALUE.fullmatch(text) else ""
 

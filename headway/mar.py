@@ -20,12 +20,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, NamedTuple
+from typing import IO, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from headway import registration
 from headway.errors import ManifestError
 from headway.manifest import Manifest
+from headway.registration import Registration
 
 #: Where an archive says what it is; what makes a version folder TorchServe's.
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -37,6 +39,8 @@ _MOST_TEXT = 1024 * 1024  # bytes of a manifest, or of a model's YAML
 _LONGEST_NAME = 512
 _BLOCK = 1 << 16
 _MOST_PADDING = 16  # blocks behind the last file of a tar
+
+T = TypeVar("T")
 
 #: How TorchServe serves a model that says nothing of it: one request a call, and a call may take two minutes.
 BATCH_SIZE = 1
@@ -67,6 +71,7 @@ class Archive(NamedTuple):
     model: Described
     said: dict[str, Any]  # MANIFEST.json, all of it
     config: dict[str, Any]  # the model's YAML; empty where there is none
+    registered: Registration = Registration()
 
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=4096)]
@@ -95,7 +100,10 @@ def read(folder: Path) -> Archive:
         raise ManifestError(f"{file}: {str(error)[:1].lower()}{str(error)[1:]}") from error
     if not manifest.runtime.lower().startswith("python"):
         raise ManifestError(f"{file}: its runtime is {manifest.runtime[:80]!r}, and only Python is run")
+    registered = registration.read(folder)
     model = manifest.model
+    if registered.handler:
+        model = msgspec.structs.replace(model, handler=registered.handler)
     for key, name in (
         ("handler", model.handler.partition(":")[0]),
         ("serializedFile", model.serialized_file),
@@ -108,13 +116,15 @@ def read(folder: Path) -> Archive:
     for key, name in (("serializedFile", model.serialized_file), ("modelFile", model.model_file)):
         if name and not (folder / name).is_file():
             raise ManifestError(f"{file}: {key} is {name[:80]!r}, and there is no such file in {folder}")
-    return Archive(model, said, _yaml(folder / model.config_file) if model.config_file else {})
+    config = _yaml(folder / model.config_file) if model.config_file else {}
+    return Archive(model, said, config, registered)
 
 
 def served(manifest: Manifest, archive: Archive) -> Manifest:
-    """The manifest with what the archive says of batches, timeouts and workers.
+    """The manifest with what is said elsewhere of batches, timeouts and workers.
 
-    model.toml outranks the archive, and the archive TorchServe's defaults. Raises ManifestError naming the key.
+    model.toml outranks what was registered, that the archive, and the archive TorchServe's defaults. Raises
+    ManifestError naming the key.
     """
     try:
         said = msgspec.convert(archive.config, _Config)
@@ -122,22 +132,35 @@ def served(manifest: Manifest, archive: Archive) -> Manifest:
         raise ManifestError(f"{archive.model.config_file}: {str(error)[:1].lower()}{str(error)[1:]}") from error
     written = {section: manifest.config.get(section, {}) for section in ("batching", "limits", "resources")}
     batching, limits, instances = manifest.batching, manifest.limits, manifest.instances
+    registered = archive.registered
+    size = _first(registered.batch_size, said.batch_size)
+    delay = _first(registered.max_batch_delay, said.max_batch_delay)
     if "max_batch_size" not in written["batching"]:
-        batching = msgspec.structs.replace(batching, max_batch_size=said.batch_size or BATCH_SIZE)
-        if "max_wait_ms" not in written["batching"]:
-            delay = MAX_BATCH_DELAY_MS if said.max_batch_delay is None else said.max_batch_delay
-            batching = msgspec.structs.replace(batching, max_wait_ms=float(delay))
-    elif "max_wait_ms" not in written["batching"] and said.max_batch_delay is not None:
-        batching = msgspec.structs.replace(batching, max_wait_ms=float(said.max_batch_delay))
+        batching = msgspec.structs.replace(batching, max_batch_size=size or BATCH_SIZE)
+        delay = MAX_BATCH_DELAY_MS if delay is None else delay
+    if "max_wait_ms" not in written["batching"] and delay is not None:
+        batching = msgspec.structs.replace(batching, max_wait_ms=float(delay))
     if "timeout_s" not in written["limits"]:
-        limits = msgspec.structs.replace(limits, timeout_s=float(said.response_timeout or RESPONSE_TIMEOUT_S))
+        timeout = _first(registered.response_timeout, said.response_timeout)
+        limits = msgspec.structs.replace(limits, timeout_s=float(timeout or RESPONSE_TIMEOUT_S))
     if "instances" not in written["resources"]:
-        instances = said.min_workers or said.max_workers or 1
+        instances = registered.min_workers or said.min_workers or 1
     return msgspec.structs.replace(manifest, batching=batching, limits=limits, instances=instances)
 
 
-def unpack(file: Path, target: Path, *, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES) -> Archive:
-    """Makes `target`, which must not be there, of an archive; it appears when it is complete.
+def _first(*values: T | None) -> T | None:
+    return next((value for value in values if value is not None), None)
+
+
+def unpack(
+    file: Path,
+    target: Path,
+    *,
+    most_bytes: int = MOST_BYTES,
+    most_files: int = MOST_FILES,
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> Archive:
+    """Makes `target`, which must not be there, of an archive; it appears when it is complete, and `finish` has seen it.
 
     Raises ManifestError for what is no archive, is cut off, or leads out of its folder; OSError where `target` cannot
     be written, FileExistsError where it is there.
@@ -150,6 +173,7 @@ def unpack(file: Path, target: Path, *, most_bytes: int = MOST_BYTES, most_files
         folder.mkdir()
         _unpack(file, _Room(folder, most_bytes, most_files))
         archive = read(folder)
+        finish(folder)
         folder.chmod(0o755)
         folder.rename(target)
     return archive

@@ -1,6 +1,7 @@
 """Archives of TorchServe's in real device processes: what a handler is given, and what becomes of what it returns."""
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -14,11 +15,14 @@ from rich.console import Console
 
 from headway import envelopes, mar
 from headway.errors import ItemCode
+from headway.manifest import parse
+from headway.model import Context, Item
 from headway.types import Outcome
 from headway.versions import scan_model
 from launch import check
 from tests.archives import ECHO, SCORES, archive
-from workers.executor import Executor, LoadFailed, Reply
+from workers.executor import Executor, Reply
+from workers.loaders import LoadedModel, Unloadable, load
 
 MODEL_FILE = """
 import torch
@@ -76,14 +80,12 @@ class Served:
         return outcome
 
 
-def linear(file: Path) -> torch.nn.Linear:
-    """A TorchScript file of a layer with 2 inputs and 3 outputs, and the layer."""
-    torch.manual_seed(0)
+def linear(file: Path) -> None:
+    """A TorchScript file of a layer with 2 inputs and 3 outputs."""
     layer = torch.nn.Linear(2, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(layer).save(str(file))  # type: ignore[no-untyped-call]
-    return layer
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def test_who_makes_a_handler_fail_fails_alone(echo: Served) -> None:
     assert raising.error is not None
     assert (raising.error.code, raising.error.message) == (ItemCode.MODEL_ERROR, "ValueError: asked to")
     assert refused.error is not None
-    assert (refused.error.code, refused.error.message) == (ItemCode.INVALID_INPUT, "404 no such label")
+    assert (refused.error.code, refused.error.message) == (ItemCode.INVALID_INPUT, "[404] no such label")
     for body, code in {
         "memory": ItemCode.OUT_OF_MEMORY,
         "tuple": ItemCode.OUTPUT_INVALID,
@@ -178,7 +180,7 @@ def test_requests_that_explain_or_describe_are_not_mixed_with_others(echo: Serve
         types={"0": envelopes.REQUEST, "1": envelopes.REQUEST},
     )
     assert described.output == b'{"described":true}'
-    assert (explained.output, plain.output, second.output) == (b'"True"', b"null", b"2")
+    assert (explained.output, plain.output, second.output) == (b'"True"', b'"False"', b"2")
 
 
 def test_the_archives_own_settings_are_heeded_where_model_toml_has_none(echo: Served, tmp_path: Path) -> None:
@@ -196,8 +198,8 @@ def test_the_archives_own_settings_are_heeded_where_model_toml_has_none(echo: Se
     assert (found.manifest.batching.max_batch_size, found.manifest.limits.timeout_s) == (2, 7.0)
 
 
-def test_the_usual_handler_answers_what_its_network_does_and_headway_check_says_it_works(tmp_path: Path) -> None:
-    layer = linear(tmp_path / "model.pt")
+def test_headway_check_runs_the_usual_handler_alone_and_as_a_full_batch(tmp_path: Path) -> None:
+    linear(tmp_path / "model.pt")
     made = archive(tmp_path, "scores", SCORES, serialized_file=tmp_path / "model.pt")
     folder = tmp_path / "models" / "scores"
     mar.unpack(made, folder / "1.0")
@@ -205,52 +207,52 @@ def test_the_usual_handler_answers_what_its_network_does_and_headway_check_says_
     text = StringIO()
     assert check.run(folder, "cpu", Console(file=text, width=200)) == 0, text.getvalue()
     assert "torchserve" in text.getvalue()
-    served = Served(folder)
-    served.executor.load()
-    try:
-        rows = [{"features": [1.0, 2.0]}, b'{"features": [3.0, 4.0]}']
-        outcomes = served.ask(*rows, types={"1": "application/octet-stream"})
-    finally:
-        served.executor.close()
-    with torch.no_grad():
-        expected = torch.softmax(layer(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), dim=1).tolist()
-    answers = [json.loads(one.output or b"") for one in outcomes]
-    assert [one["probabilities"] for one in answers] == [pytest.approx(row) for row in expected]
-    assert {one.batch_size for one in outcomes} == {2}
+    assert text.getvalue().count("[3 × number]") == 2  # in a batch of one, and of three
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Callable[[object], Path]:
-    """An archive of `Net` and a file of weights, unpacked: the model's folder."""
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedModel]:
+    """An archive of `Net` and a file of weights, loaded in this process."""
 
-    def make(state: object) -> Path:
+    def make(state: object, **sections: Any) -> LoadedModel:
         (tmp_path / "net.py").write_text(MODEL_FILE)
         torch.save(state, tmp_path / "weights.pth")
         made = archive(tmp_path, "net", ROWS, model_file=tmp_path / "net.py", serialized_file=tmp_path / "weights.pth")
-        mar.unpack(made, tmp_path / "models" / "net" / "1.0")
-        return tmp_path / "models" / "net"
+        version = tmp_path / "models" / "net" / "1.0"
+        mar.unpack(made, version)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(version))
+        monkeypatch.setattr(sys, "path_hooks", [*sys.path_hooks])
+        for module in ("net", "net_handler"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        return load(parse(sections), Context(path=version, device="cpu", config=sections))
 
     return make
 
 
-def test_weights_are_read_with_the_class_they_are_of(weights: Callable[[object], Path]) -> None:
-    served = Served(weights({"layer.weight": torch.tensor([[1.0, 10.0]]), "layer.bias": torch.tensor([0.5])}))
-    try:
-        assert served.executor.load().framework == "torchserve"
-        assert json.loads(served.one([1.0, 2.0]).output or b"") == [21.5]
-    finally:
-        served.executor.close()
+def test_weights_are_read_with_the_class_they_are_of(weights: Callable[..., LoadedModel]) -> None:
+    model = weights({"layer.weight": torch.tensor([[1.0, 10.0]]), "layer.bias": torch.tensor([0.5])})
+    context = Context(path=Path(), device="cpu", config={}, items=[Item("a"), Item("b")])
+    assert model.predict([[1.0, 2.0], [0.0, 0.0]], context) == [[21.5], [0.5]]
 
 
 class Payload:
-    """Unpickled, it would print."""
+    """Unpickled, it is a tensor, by way of code."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (print, ("run",))
+        return (_tensor, ())
 
 
-def test_a_pickle_that_is_more_than_weights_needs_trust(weights: Callable[[object], Path]) -> None:
-    served = Served(weights({"layer.weight": Payload()}))
-    with pytest.raises(LoadFailed, match="trust = true"):
-        served.executor.load()
-    served.executor.close()
+def _tensor() -> torch.Tensor:
+    return torch.zeros(1, 2)
+
+
+def test_a_pickle_that_is_more_than_weights_needs_trust(weights: Callable[..., LoadedModel]) -> None:
+    with pytest.raises(Unloadable, match="trust = true"):
+        weights({"layer.weight": Payload()})
+
+
+def test_a_pickle_that_is_more_than_weights_is_read_where_it_is_trusted(weights: Callable[..., LoadedModel]) -> None:
+    model = weights({"layer.weight": Payload(), "layer.bias": torch.tensor([0.5])}, artifact={"trust": True})
+    context = Context(path=Path(), device="cpu", config={}, items=[Item("a")])
+    assert model.predict([[1.0, 2.0]], context) == [[0.5]]

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from batching.outcomes import BYTES, Raw, invalid
+from batching.outcomes import BYTES, Raw, encode, invalid
 from headway import envelopes, mar, npy
 from headway.manifest import Graph, Manifest, Tensor
 from headway.model import Context, InvalidInput, Item
@@ -51,6 +51,8 @@ _BUILT_IN = {
     "text_classifier": "torchtext",
 }
 _COMPAT = Path(__file__).with_name("ts_compat")
+
+JSON = "application/json"
 
 #: What a handler is: `handle(data, context)`.
 Entry = Callable[[Any, Any], Any]
@@ -234,15 +236,15 @@ def _apart(requests: Sequence[_Request]) -> list[list[int]]:
 def _request(value: Any, content_type: str | None) -> _Request:
     """An input as the handler sees it. Raises InvalidInput."""
     if content_type is None:
-        return _Request({"body": value}, {"content-type": "application/json"})
+        return _Request({"body": value}, {"explain": "False", "content-type": "application/json"})
     body = npy.dump(value) if isinstance(value, np.ndarray) else value
-    headers: dict[str, Any] = {"content-type": content_type}
+    headers: dict[str, Any] = {"explain": "False", "content-type": content_type}
     if content_type == envelopes.REQUEST:
         try:
             packed = envelopes.unpack_request(body)
         except ValueError as error:
             raise InvalidInput(f"the input is no {envelopes.REQUEST}: {error}") from error
-        headers, body = dict(packed.headers), packed.body
+        headers, body = {"explain": "False", **packed.headers}, packed.body
         content_type = headers.get("content-type", "")
     essence = content_type.partition(";")[0].strip().lower()
     if essence == "multipart/form-data":
@@ -310,16 +312,16 @@ def _reply(output: Any, context: _Context, index: int) -> object:
     headers = dict(context.get_response_headers(index))
     said = context.said[index]
     if status == 200 and not headers and not said and not _is_tensor(output):
-        return output
+        return (
+            output if isinstance(output, str | bytes | bytearray) or _is_json(output) else Raw(JSON, _body(output)[0])
+        )
     body, kind = _body(output)
     body = b"".join(_body(part)[0] for part in said) + body
     kinds = [name for name in headers if name.lower() == "content-type"]
     if status == 200 and len(headers) == len(kinds) and kinds:
         return Raw(str(headers[kinds[0]]), body)
     if status == 200 and not headers:
-        return Raw(BYTES, body) if kind == BYTES else body.decode()
-    if not kinds:
-        headers["Content-Type"] = kind
+        return Raw(kind, body)
     return Raw(envelopes.RESPONSE, envelopes.pack_response(_response(status, phrase, headers, body)))
 
 
@@ -333,15 +335,24 @@ def _body(output: Any) -> tuple[bytes, str]:
     if isinstance(output, bytes | bytearray):
         return bytes(output), BYTES
     if isinstance(output, str):
-        return output.encode("utf-8", "replace"), "text/plain"
+        return output.encode("utf-8", "replace"), "text/plain; charset=utf-8"
     if _is_tensor(output):
         stream = io.BytesIO()
         sys.modules["torch"].save(output, stream)
         return stream.getvalue(), BYTES
     try:
-        return json.dumps(output, indent=2).encode(), "application/json"
+        return json.dumps(output, indent=2).encode(), JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise invalid(f"Unsupported model output data type: {error}") from error
+
+
+def _is_json(output: Any) -> bool:
+    """Whether it is JSON as we have it, numbers of numpy included; NaN is not, though TorchServe sends it."""
+    try:
+        encode(output)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_tensor(output: Any) -> bool:
@@ -350,13 +361,13 @@ def _is_tensor(output: Any) -> bool:
 
 
 class PredictionRefused(Exception):  # noqa: N818
-    """A handler's PredictionException; the text begins with its status."""
+    """A handler's PredictionException; its text is `envelopes.refusal`'s, which knows this class by name."""
 
 
 def _refusal(error: Exception) -> Exception:
     """What is raised in the place of a handler's exception: the same, unless it has a status."""
     code = getattr(error, "error_code", None)
-    if type(error).__name__ == "PredictionException" and isinstance(code, int):
-        text = f"{code} {getattr(error, 'message', error)}"
+    if type(error).__name__ == "PredictionException" and isinstance(code, int) and 100 <= code <= 999:
+        text = envelopes.refusal(code, str(getattr(error, "message", error)))
         return InvalidInput(text) if 400 <= code < 500 else PredictionRefused(text)
     return error
