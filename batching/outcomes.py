@@ -35,7 +35,7 @@ _PLAIN = {dict, list, str, int, float, bool, type(None)}
 
 
 class Raw(NamedTuple):
-    """An output that is no JSON."""
+    """An output that is no JSON, with its media type. A loader may answer one."""
 
     type: str
     body: bytes

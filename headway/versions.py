@@ -3,6 +3,7 @@
     models/sentiment/model.toml      optional: `headway.manifest`
     models/sentiment/1/model.py      or model.pt2, model.pt, model.onnx; or `[model] entry` names a class
     models/sentiment/config.pbtxt    instead of model.toml: a folder of Triton's (`headway.triton`)
+    models/sentiment/1/MAR-INF/…     an archive of TorchServe's, unpacked: `headway.mar`
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 """
@@ -13,15 +14,17 @@ from types import MappingProxyType
 
 import msgspec
 
-from headway import triton
+from headway import mar, triton
 from headway.digests import digest_of, sha256_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE, Manifest, read
 
 #: What a model folder says of itself, in one of these.
 CONFIGURATIONS = ("model.toml", triton.FILE)
-#: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights.
+#: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights, and
+#: an archive both.
 ARTIFACTS = {
+    mar.MANIFEST: "torchserve",
     "model.py": "python",
     "model.pt2": "torch.export",
     "model.pt": "torchscript",
@@ -110,7 +113,9 @@ def scan_model(
             if version not in versions and version not in coming
         ]
         return missing + [
-            msgspec.structs.replace(before[version], manifest=manifest, wanted=version in wanted)
+            msgspec.structs.replace(
+                before[version], manifest=_of_before(before[version], manifest), wanted=version in wanted
+            )
             if version in changing
             else _found(folder, version, manifest, version in wanted, sha256)
             for version in versions
@@ -166,7 +171,7 @@ def _found(
             return msgspec.structs.replace(found, error=f"no {manifest.file} in {path}")
     elif (file := artifact(path)) is not None:
         files = [file]
-        framework = ARTIFACTS[file.name]
+        framework = framework_of(file)
     else:
         weights = (path / "model.safetensors").is_file()
         hint = "; what its weights are of, [model] entry says" if weights else ""
@@ -174,15 +179,28 @@ def _found(
     try:
         digest = digest_of(path, sha256)
         file_digest = sha256(files)
+        if framework == "torchserve":
+            manifest = mar.served(manifest, mar.read(path))
     except ManifestError as error:
         return msgspec.structs.replace(found, error=str(error))
     return msgspec.structs.replace(
         found,
+        manifest=manifest,
         framework=framework,
         sha256=digest,
         file_sha256=file_digest,
         error=_distrusted(manifest, version, framework, digest),
     )
+
+
+def _of_before(before: Found, manifest: Manifest) -> Manifest:
+    """model.toml as it is now, for a version whose files are not to be read now."""
+    if before.framework != "torchserve":
+        return manifest
+    try:
+        return mar.served(manifest, mar.read(before.path))
+    except ManifestError:
+        return before.manifest or manifest
 
 
 def _distrusted(manifest: Manifest, version: str, framework: str, digest: str) -> str | None:
@@ -215,3 +233,8 @@ def artifact(version_folder: Path) -> Path | None:
     """The model file of a version folder."""
     files = (version_folder / name for name in ARTIFACTS)
     return next((file for file in files if file.is_file()), None)
+
+
+def framework_of(artifact: Path) -> str:
+    """Of a model file that `artifact` has found."""
+    return next(framework for name, framework in ARTIFACTS.items() if artifact.as_posix().endswith(f"/{name}"))

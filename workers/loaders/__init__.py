@@ -12,6 +12,7 @@ from headway.manifest import Manifest, Tensor
 from headway.model import Context
 
 _MODULES = {
+    "torchserve": "workers.loaders.torchserve",
     "python": "workers.loaders.python",
     "triton": "workers.loaders.triton",
     "torch.export": "workers.loaders.exported",
@@ -45,7 +46,7 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
     elif manifest.backend is not None:
         framework = "triton"
     elif (file := versions.artifact(context.path)) is not None:
-        framework = versions.ARTIFACTS[file.name]
+        framework = versions.framework_of(file)
     else:
         raise Unloadable(f"no {', '.join(versions.ARTIFACTS)} in {context.path}")
     loader = importlib.import_module(_MODULES[framework])
