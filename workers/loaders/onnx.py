@@ -4,6 +4,7 @@ Weights beside the model file (external data) are read from the version folder a
 """
 
 import mmap
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,13 @@ _TYPES = {
     "double": "float64",
     "float16": "float16",
     "bool": "bool",
+    "string": "string",
     **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+
+#: An output with an object for each item, of numbers by class. No tensor, so it is answered and not declared.
+_MAPS = re.compile(r"seq\(map\((string|int64),tensor\(float\)\)\)")
 
 
 class OnnxModel:
@@ -46,7 +52,9 @@ class OnnxModel:
             feeds = {name: np.stack([inputs[index][name] for index in indexes]) for name in self.inputs}
             columns = self._session.run(None, feeds)
             for name, column in zip(self._names, columns, strict=True):
-                if not isinstance(column, np.ndarray) or column.ndim == 0 or len(column) != len(indexes):
+                # A list is one of maps: what scikit-learn's converters make of the probabilities of classes.
+                rowed = isinstance(column, list) or (isinstance(column, np.ndarray) and column.ndim)
+                if not rowed or len(column) != len(indexes):
                     raise ValueError(f"the graph's output {name!r} has no row for each of {len(indexes)} items")
             for row, index in enumerate(indexes):
                 answers[index] = {name: column[row] for name, column in zip(self._names, columns, strict=True)}
@@ -75,7 +83,7 @@ def load(manifest: Manifest, context: Context) -> OnnxModel:
                 f"model.onnx was exported with a fixed batch size: its input {one.name!r} has shape {one.shape}. "
                 "Export it with a free first dimension (dynamic_axes)"
             )
-    outputs = {one.name: _tensor("output", one) for one in session.get_outputs()}
+    outputs = {one.name: _tensor("output", one) for one in session.get_outputs() if not _MAPS.fullmatch(one.type)}
     if manifest.outputs and set(manifest.outputs) != set(outputs):
         raise Unloadable(f"[outputs] declares {', '.join(manifest.outputs)}, and the graph has {', '.join(outputs)}")
     return OnnxModel(session, agreed(manifest.inputs, graph) if manifest.inputs else graph, manifest.outputs or outputs)
@@ -84,7 +92,7 @@ def load(manifest: Manifest, context: Context) -> OnnxModel:
 def _tensor(kind: str, one: Any) -> Tensor:
     dtype = _TYPES.get(one.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:
-        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers")
+        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers or strings")
     return Tensor(dtype, tuple(length if isinstance(length, int) else -1 for length in one.shape[1:]))
 
 
