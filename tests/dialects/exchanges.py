@@ -167,6 +167,11 @@ def _decode(content: bytes, headers: Mapping[str, str]) -> Body:
         return {"hex": content.hex(" ", 4)}
     try:
         # As text they may differ in spaces; a bare number or string is what a handler wrote.
-        return {"json": json.loads(text)} if text.lstrip()[:1] in ("{", "[") else {"text": text}
+        return {"json": json.loads(text, parse_constant=_refuse)} if text.lstrip()[:1] in ("{", "[") else {"text": text}
     except ValueError:
         return {"text": text}
+
+
+def _refuse(constant: str) -> None:
+    """NaN is in no JSON but Python's."""
+    raise ValueError(constant)
