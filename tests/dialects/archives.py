@@ -34,9 +34,7 @@ def build(folder: Path, python: Path = Path(sys.executable)) -> None:
     net.unlink()
 
 
-def _pack(
-    folder: Path, python: Path, name: str, options: dict[str, str], net: Path, version: str = "1.0"
-) -> None:
+def _pack(folder: Path, python: Path, name: str, options: dict[str, str], net: Path, version: str = "1.0") -> None:
     command = [str(python), "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
     for option, file in options.items():
         command += [f"--{option}", str(net if file == net.name else _SOURCES / file)]

@@ -71,7 +71,8 @@ REGISTRATION = [
     manage("register with a configuration of its own", "POST", "/models?url=batched.mar"),
     manage("register what cannot be loaded", "POST", "/models?url=broken.mar&initial_workers=1&synchronous=true"),
     manage("register with a bad runtime", "POST", "/models?url=broken.mar&runtime=cobol"),
-    manage("register with a batch size that is no number", "POST", "/models?url=broken.mar&model_name=odd&batch_size=many"),
+    manage("register with a batch size that is no number", "POST",
+           "/models?url=broken.mar&model_name=odd&batch_size=many"),
     manage("register by PUT", "PUT", "/models?url=echo.mar"),
     manage("models", "GET", "/models"),
     manage("models with a limit", "GET", "/models?limit=2"),
@@ -99,7 +100,11 @@ BODIES = [
     said("a form's field", form(("data", "x", None)), _FORM),
     said("a form's file", form(("data", "x", "a.bin")), _FORM),
     said("a form's fields", form(("data", "x", None), ("more", "y", "b.txt")), _FORM),
-    said("a form of another kind", {"text": "data=x+y&more=%C3%B6"}, {"Content-Type": "application/x-www-form-urlencoded"}),
+    said(
+        "a form of another kind",
+        {"text": "data=x+y&more=%C3%B6"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+    ),
     said("a query", {"json": {"a": 1}}, _JSON, "/predictions/echo?b=2"),
     said("a query alone", None, {}, "/predictions/echo?b=2", "GET"),
     said("by PUT", {"text": "x"}, {}, method="PUT"),
@@ -120,7 +125,12 @@ BODIES = [
     said("a header that the handler reads", {"json": {"do": "header in"}}, _JSON | {"X-Name": "me"}),
     said("a request id", {"text": "x"}, {"x-request-id": "mine"}),
     said("the tutorial's model", {"json": {"features": [1, 2, 3]}}, _JSON, "/predictions/scores"),
-    said("the tutorial's model by a file", form(("data", '{"features": [1, 2, 3]}', "f.json")), _FORM, "/predictions/scores"),
+    said(
+        "the tutorial's model by a file",
+        form(("data", '{"features": [1, 2, 3]}', "f.json")),
+        _FORM,
+        "/predictions/scores",
+    ),
     said("the tutorial's model by upload", {"text": '{"features": [1, 2, 3]}'}, {}, "/predictions/scores", "PUT"),
     said("the tutorial's model, wrongly", {"json": {"featurez": []}}, _JSON, "/predictions/scores"),
     said("BaseHandler", {"json": [1, 2, 3]}, _JSON, "/predictions/base"),
@@ -131,8 +141,8 @@ BODIES = [
 OUTCOMES = [
     *(
         Case(f"a handler that answers: {what}", [does(what)])
-        for what in ("str", "number", "float", "none", "true", "list", "nan", "bytes", "type", "header", "status", "all",
-                     "size", "config", "manifest", "properties", "id")
+        for what in ("str", "number", "float", "none", "true", "list", "nan", "bytes", "type", "header", "status",
+                     "all", "size", "config", "manifest", "properties", "id")
     ),
     *(
         Case(f"a handler that fails: {what}", [does(what)])

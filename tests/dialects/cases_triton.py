@@ -305,7 +305,7 @@ OUTCOMES = [
             ),
             1,
         )
-    ),  # fmt: skip
+    ),
     Case("a refusal beside an answer", [infer("refuses", asks(number(-5))), infer("refuses", asks(number(4)))]),
     Case("a refusal of a request with an id", [infer("refuses", asks(number(-5), id="mine"))]),
     Case("an exception", [infer("raises", asks(number(-1)))]),
@@ -362,14 +362,14 @@ REPOSITORY = [
                 }
             }
         },
-    ),  # fmt: skip
+    ),
     one("metadata under another configuration", "/v2/models/normalise"),
     one(
         "load with a configuration that is none",
         "/v2/repository/models/text/load",
         "POST",
         {"json": {"parameters": {"config": "{"}}},
-    ),  # fmt: skip
+    ),
     one("unload", "/v2/repository/models/add_sub/unload", "POST"),
     one("ready after the unload", "/v2/models/add_sub/ready"),
     one("metadata after the unload", "/v2/models/add_sub"),
@@ -388,7 +388,7 @@ LAST = [
     Case(
         "raw bytes for a model of one input",
         [infer("normalise", {"hex": floats(1, 2).hex()}, Inference_Header_Content_Length="0")],
-    ),  # fmt: skip
+    ),
 ]
 
 CASES = [*HEALTH, *METADATA, *JSON_TENSORS, *BAD, *BINARY, *OUTCOMES, *STATISTICS, *REPOSITORY, *LAST]

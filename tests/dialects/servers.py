@@ -51,8 +51,8 @@ def triton(folder: Path, unloaded: Sequence[str]) -> Iterator[dict[str, str]]:
     libraries = f"{packages / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
     environ = os.environ | {"LD_LIBRARY_PATH": libraries}
     url = f"http://127.0.0.1:{http}"
-    # The backend embeds a Python that knows of no virtual environment and heeds no PYTHONPATH: what it imports, it looks
-    # for in the working folder first. With numpy 2, of which it does not know either, its tensors are rubbish.
+    # The backend embeds a Python that knows of no virtual environment and heeds no PYTHONPATH: what it imports, it
+    # looks for in the working folder first. With a numpy 2 from elsewhere its tensors are rubbish.
     with _running(command, folder / "log", environ, f"{url}/v2/health/ready", packages):
         yield {"inference": url, "metrics": f"http://127.0.0.1:{metrics}"}
 
