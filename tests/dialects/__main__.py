@@ -24,13 +24,16 @@ def main() -> int:
     asked = parser.parse_args()
     systems = asked.systems or list(SYSTEMS)
     with tempfile.TemporaryDirectory(prefix="dialects-") as folder:
-        if asked.verb == "compare":
-            return compare(systems, Path(folder))
-        for system in systems:
-            if asked.verb == "build":
-                building.build(system)
-            else:
-                record(system, Path(folder) / system)
+        match asked.verb:
+            case "build":
+                for system in systems:
+                    building.build(system)
+            case "record":
+                for system in systems:
+                    record(system, Path(folder) / system)
+            case _:
+                held = [compare(system, Path(folder) / system) for system in systems]
+                return 0 if all(held) else 1
     return 0
 
 
@@ -41,16 +44,14 @@ def record(system: str, folder: Path) -> None:
     print(f"{system}: {len(made.cases)} cases of {made.server}, in {recording.file(system)}")
 
 
-def compare(systems: list[str], folder: Path) -> int:
-    """1 where anything differs that is not meant to."""
-    failed = 0
-    with ours.running(folder) as running:
-        for system in systems:
-            theirs = recording.recorded(system).cases
-            verdict = comparing.judge(system, theirs, running.ask(system, theirs))
-            print(comparing.report(system, verdict), flush=True)
-            failed |= bool(verdict.unexpected or verdict.stale)
-    return failed
+def compare(system: str, folder: Path) -> bool:
+    """Whether nothing differs that is not meant to."""
+    folder.mkdir()
+    theirs = recording.recorded(system).cases
+    with ours.running(system, folder) as running:
+        verdict = comparing.judge(system, theirs, running.ask(theirs))
+    print(comparing.report(system, verdict), flush=True)
+    return not verdict.unexpected and not verdict.stale
 
 
 if __name__ == "__main__":

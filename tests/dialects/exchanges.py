@@ -54,6 +54,7 @@ class Case(msgspec.Struct, omit_defaults=True):
     name: str
     requests: list[Request]
     replies: list[Reply] = []
+    slow: bool = False  # left out where there is little time
 
 
 class Recording(msgspec.Struct):
@@ -70,7 +71,8 @@ class Recording(msgspec.Struct):
                 f'    "{key}": [\n' + ",\n".join(f"      {_line(one)}" for one in values) + "\n    ]"
                 for key, values in (("requests", case.requests), ("replies", case.replies))
             ]
-            lines.append("  {\n" + f'    "name": {_line(case.name)},\n' + ",\n".join(parts) + "\n  }")
+            head = f'    "name": {_line(case.name)},\n' + ('    "slow": true,\n' if case.slow else "")
+            lines.append("  {\n" + head + ",\n".join(parts) + "\n  }")
         return f'{{\n"server": {_line(self.server)},\n"cases": [\n' + ",\n".join(lines) + "\n]\n}\n"
 
 
@@ -81,16 +83,13 @@ def _line(value: Any) -> str:
 class Volatile(msgspec.Struct):
     """What is another thing each time, in a system's replies."""
 
-    keys: frozenset[str] = frozenset()  # of JSON, whose values are then "*"; 0 stays 0
+    keys: frozenset[str] = frozenset()  # of JSON, whose values are then "*"
     texts: dict[str, str] = {}  # what stands in strings → what to write for it; the longest first
 
     def of(self, value: Any) -> Any:
         """The same without it."""
         if isinstance(value, dict):
-            return {
-                key: ANY if key in self.keys and one not in (0, "", None) else self.of(one)
-                for key, one in value.items()
-            }
+            return {key: ANY if key in self.keys else self.of(one) for key, one in value.items()}
         if isinstance(value, list):
             return [self.of(one) for one in value]
         if isinstance(value, str):

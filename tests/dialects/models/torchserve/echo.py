@@ -84,7 +84,7 @@ class Echo:
             case "text" | "short" | "long":
                 return asked
             case "sleep":
-                time.sleep(3)
+                time.sleep(2.5)
             case "exit":
                 os._exit(3)
         return {
