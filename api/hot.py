@@ -30,6 +30,7 @@ from api.problems import Problem
 from api.service import Service
 from api.sites import Sites
 from headway.clock import new_id
+from headway.keys import DEFAULT_TENANT
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,10 @@ class Front:
                 return Match(endpoint, found.groupdict(), path)
         return None
 
+    def refusal(self, error: Exception, path: str, request_id: str) -> Answer:
+        """How whatever went wrong is told."""
+        return problems.answer(error, path=path, request_id=request_id)
+
     async def serve(self, exchange: Exchange) -> None:
         """Answers a hot request."""
         raw = exchange.raw_headers
@@ -93,9 +98,12 @@ class Front:
         caller: Caller | None = None
         try:
             self._sites.check(headers, version=exchange.version, server=exchange.server)
-            caller = self._enter(raw, headers)
-            caller.must(endpoint.scope)
-            exchange.tenant = caller.tenant
+            if endpoint.scope is None:
+                exchange.tenant = DEFAULT_TENANT
+            else:
+                caller = self._enter(raw, headers)
+                caller.must(endpoint.scope)
+                exchange.tenant = caller.tenant
             answer = await endpoint.function(self._service, exchange)
             assert isinstance(answer, Answer)  # what takes long to send is not hot
         except Disconnected:
@@ -103,9 +111,9 @@ class Front:
             exchange.abandon()
             return
         except asyncio.CancelledError:  # the server's patience with what is in flight is over
-            answer = problems.answer(_stopping(), path=exchange.path, request_id=id_)
+            answer = self.refusal(_stopping(), exchange.path, id_)
         except Exception as error:
-            answer = problems.answer(error, path=exchange.path, request_id=id_)
+            answer = self.refusal(error, exchange.path, id_)
         try:
             metrics.count_request(endpoint.path, answer.status)
             await exchange.answer(answer, self._sites.shared(headers))
@@ -132,7 +140,7 @@ class Front:
             if answer is None and self._open.fullmatch(scope["path"]) is None:
                 caller = passed[CALLER] = self._enter(raw, headers)
         except Exception as error:
-            answer = problems.answer(error, path=scope["path"], request_id=id_)
+            answer = self.refusal(error, scope["path"], id_)
         try:
             if answer is None:
                 await self._pass_on(passed, receive, send, id_)
@@ -196,7 +204,7 @@ class Front:
             elif started:
                 log.exception("an answer broke off", extra={"request_id": id_, "path": scope["path"][:200]})
             else:
-                await problems.answer(error, path=scope["path"], request_id=id_).send(send, id_)
+                await self.refusal(error, scope["path"], id_).send(send, id_)
 
 
 def _stopping() -> Problem:

@@ -1,18 +1,19 @@
 """`:predict`: several instances in, their outputs out, in one call. Each instance is a prediction like any other."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from api import inputs, outputs, tracing
+from api import inputs, outputs
 from api.answers import JSON_HEADERS, Answer
-from api.exchange import LONGEST_WAIT_S, Call, Disconnected, preference_applied, preferred_wait, query_parameters
+from api.asking import ask
+from api.exchange import LONGEST_WAIT_S, Call, preference_applied, preferred_wait, query_parameters
 from api.problems import Problem
 from api.registry import Target
 from api.requests import read_predict
 from api.service import Service
-from api.waiting import Waiter
 from headway.clock import new_id
-from headway.errors import ItemCode, StorageUnavailable
+from headway.errors import ItemCode
 from headway.notices import Ended
 from headway.states import Status
 from headway.types import LARGE, NewPrediction, Prediction
@@ -38,31 +39,19 @@ async def predict(service: Service, call: Call) -> Answer:
     if any(len(row.body) > LARGE for row in rows):
         rows = [await inputs.kept(service, row) for row in rows]
     ids = [row.id for row in rows]
-    waiter = service.waiting.register(ids, LONGEST_WAIT_S if wait is None else wait, receive=call.receive, grace=True)
-    try:
-        if len(rows) == 1:
-            await service.submitter.submit(rows[0], target.at_most)
-        else:
-            await service.submitter.submit_all(rows, target.at_most)
-        tracing.accepted(call, ids)
+
+    def copied() -> None:
         for row, (raw, value) in zip(rows, instances, strict=True):
             service.shadows.copy(row, bytes(raw), value)
-        await waiter.wait()
-    except Problem:
-        await _cancel(service, call, ids)  # SQL refused an instance; the others are nobody's now
-        raise
-    finally:
-        waiter.close()
-    ended = await _ended(service, waiter)
+
+    within_s = LONGEST_WAIT_S if wait is None else wait
+    ended, canceled = await ask(service, call, rows, target.at_most, within_s=within_s, accepted=copied)
     if len(ended) == len(ids) and all(end.status is Status.SUCCEEDED for end in ended.values()):
         given = {id_: end.output or b"null" for id_, end in ended.items()}
         if apart := [end for end in ended.values() if isinstance(end, Prediction) and end.output_bytes is not None]:
             given |= await _from_blobs(service, ids, apart)
         joined = b",".join([given[id_] for id_ in ids])
         return Answer(200, b'{"predictions":[%b]}' % joined, (*JSON_HEADERS, *preference_applied(wait)))
-    canceled = await _cancel(service, call, [id_ for id_ in ids if id_ not in ended])
-    if waiter.hung_up:
-        raise Disconnected
     raise _problem(service, ids, ended, canceled)
 
 
@@ -106,30 +95,8 @@ def _row(
     )
 
 
-async def _ended(service: Service, waiter: Waiter) -> dict[str, Ended | Prediction]:
-    """How each ended; those that have not are left out."""
-    ended: dict[str, Ended | Prediction] = {id_: end for id_, end in waiter.ended.items() if end is not None}
-    in_sql = [id_ for id_, end in waiter.ended.items() if end is None]
-    if in_sql:
-        ended |= {id_: row for id_, row in (await service.reader.read_all(in_sql)).items() if row.status.terminal}
-    return ended
-
-
-async def _cancel(service: Service, call: Call, ids: list[str]) -> dict[str, Ended]:
-    """Cancels those that are still queued, and tells whoever else waits for them."""
-    if not ids:
-        return {}
-    try:
-        canceled = await service.threads.run(lambda: service.predictions.cancel_queued(ids, call.tenant))
-    except StorageUnavailable:
-        log.warning("instances of a call that ended early could not be canceled", extra={"count": len(ids)})
-        return {}
-    service.publisher.notify(canceled)
-    return canceled
-
-
 def _problem(
-    service: Service, ids: list[str], ended: dict[str, Ended | Prediction], canceled: dict[str, Ended]
+    service: Service, ids: list[str], ended: Mapping[str, Ended | Prediction], canceled: Mapping[str, Ended]
 ) -> Problem:
     """Every instance without an output, by index."""
     listed: list[dict[str, Any]] = []

@@ -5,7 +5,7 @@ where traffic is split, each process knows for itself.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api.problems import Problem
@@ -15,7 +15,8 @@ from api.traffic import Split, readiness, weights_of
 from headway import broker, npy
 from headway.errors import InputRefused, StorageUnavailable
 from headway.registry import Route, Version
-from headway.signature import Checked, check, check_array
+from headway.signature import Checked, check, check_array, check_tensors
+from headway.tensors import Entry
 from storage.models import Models
 from storage.routes import Routes
 
@@ -28,6 +29,7 @@ class Target:
         "checks",
         "fetches",
         "inputs",
+        "items",
         "max_attempts",
         "max_queue",
         "model",
@@ -46,6 +48,7 @@ class Target:
         self.max_attempts = row.manifest.limits.max_attempts
         self.timeout_s = row.manifest.limits.timeout_s
         self.inputs = row.manifest.inputs
+        self.items = row.manifest.items
         self.fetches = row.manifest.fetch is not None
         self.size_by = row.manifest.batching.size
 
@@ -57,14 +60,24 @@ class Target:
         checked = Checked(None, 1)
         if self.inputs:
             try:
-                checked = check(value, self.inputs)
+                checked = check(value, self.inputs, self.items)
             except InputRefused as refused:
                 place = pointer + refused.pointer
                 errors = [{"pointer": place, "detail": refused.detail}]
                 raise Problem("validation_failed", f"{place} {refused.detail}.", errors=errors) from refused
+        return self._size(checked, len(body)), checked.shape
+
+    def measure_tensors(self, entries: Sequence[Entry], length: int) -> tuple[int, str | None]:
+        """(size, shape) of an input that came as tensors, `length` bytes in all. Raises InputRefused."""
+        checked = check_tensors(entries, self.inputs, self.items)
+        return self._size(checked, length), checked.shape
+
+    def _size(self, checked: Checked, length: int) -> int:
+        if self.items == "joined":
+            return checked.rows
         if self.size_by == "bytes":
-            return len(body), checked.shape
-        return (checked.elements if self.size_by == "shape" else 1), checked.shape
+            return length
+        return checked.elements if self.size_by == "shape" else 1
 
     def measure_raw(self, header: npy.Header | None, length: int, type_: str) -> tuple[int, str | None]:
         """(size, shape) of an input that came as it is. Raises InputRefused where it does not fit."""
@@ -72,9 +85,7 @@ class Target:
         if self.inputs:
             dtype, shape = (None, ()) if header is None else (header.dtype, header.shape)
             checked = check_array(dtype, shape, type_, self.inputs)
-        if self.size_by == "bytes":
-            return length, checked.shape
-        return (checked.elements if self.size_by == "shape" else 1), checked.shape
+        return self._size(checked, length), checked.shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The API process: the data port and the control port in one event loop, and how it stops.
+"""The API process: the data port, the control port and those of dialects in one event loop, and how it stops.
 
 On SIGTERM or SIGINT: `/ready` says 503, callers who wait are answered with the present state, what is in flight is
 answered, and after ten seconds at the latest the process is gone. Listening sockets that came from a supervisor stay
@@ -18,12 +18,14 @@ from collections.abc import Iterator, Mapping
 
 import uvicorn
 
+from api import dialects
 from api.app import control_app, data_app
 from api.hot import Front
 from api.patience import House, Limits
 from api.protocol import Protocol
 from api.service import Service
 from headway import interpreter, stopping
+from headway.dialects import is_http
 from headway.errors import SettingsError, StorageUnavailable
 from headway.pulse import Pulse
 from headway.settings import Settings, integer
@@ -46,6 +48,9 @@ _DEAF_S = 30.0
 _OPERATORS = 512
 #: Files besides the connections to the data port: those of operators, SQL, Redis, blobs.
 _OTHER_FILES = 1024
+
+
+Spoken = dict[tuple[str, str], socket.socket]  # by dialect and role
 
 
 class _Config(uvicorn.Config):
@@ -74,14 +79,16 @@ def main(settings: Settings) -> int:
     interpreter.yield_often()
     data = _listen(os.environ, "HEADWAY_LISTEN_DATA_FD", settings.host, settings.port)
     control = _listen(os.environ, "HEADWAY_LISTEN_ADMIN_FD", settings.host, settings.admin_port)
+    spoken = _listen_dialects(os.environ, settings)
     service = Service(settings)
-    exposed = [host for host in (data.getsockname()[0], control.getsockname()[0]) if not _is_loopback(host)]
+    listening = [data, control, *spoken.values()]
+    exposed = [host for host in (each.getsockname()[0] for each in listening) if not _is_loopback(host)]
     if exposed and not settings.bootstrap_key:
         require_keys(service.keys, exposed[0], insecure=settings.insecure)
     service.access.trusting = settings.insecure or not exposed
     interpreter.calm_garbage_collection()
     with asyncio.Runner(loop_factory=_loop) as runner:
-        runner.run(serve(service, data, control))
+        runner.run(serve(service, data, control, spoken))
     _leave_hanging_calls()
     return 0
 
@@ -115,6 +122,20 @@ def _listen(environ: Mapping[str, str], fd_name: str, host: str, port: int) -> s
         raise SettingsError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
 
 
+def _listen_dialects(environ: Mapping[str, str], settings: Settings) -> Spoken:
+    """Of every role that is HTTP."""
+    given = dict(pair.split("=") for pair in environ.get("HEADWAY_LISTEN_DIALECT_FDS", "").split())
+    found: Spoken = {}
+    for name, roles in settings.dialects.items():
+        for role, port in roles.items():
+            if is_http(name, role):
+                fd = given.get(f"{name}.{role}")
+                found[name, role] = (
+                    _listen({}, "", settings.host, port) if fd is None else socket.socket(fileno=int(fd))
+                )
+    return found
+
+
 def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
@@ -137,12 +158,13 @@ def require_keys(keys: Keys, host: str, *, insecure: bool) -> None:
     log.warning("INSECURE: listening on %s without keys; anybody who reaches it may use this API", host)
 
 
-async def serve(service: Service, data: socket.socket, control: socket.socket) -> None:
+async def serve(service: Service, data: socket.socket, control: socket.socket, spoken: Spoken) -> None:
     """Until a signal, then drains."""
     data_limits, control_limits = _limits(service.settings)
     servers = [
         _server(data_app(service), data_limits, lifespan="on"),
         _server(control_app(service), control_limits, lifespan="off"),
+        *(_server(front, data_limits, lifespan="off") for front in dialects.fronts(service, spoken)),
     ]
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -150,8 +172,9 @@ async def serve(service: Service, data: socket.socket, control: socket.socket) -
         loop.add_signal_handler(number, stopped.set)
     tasks = [
         asyncio.create_task(server.serve(sockets=[listening]))
-        for server, listening in zip(servers, (data, control), strict=True)
+        for server, listening in zip(servers, (data, control, *spoken.values()), strict=True)
     ]
+    tasks += [asyncio.create_task(other) for other in dialects.others(service, stopped)]
     stop = asyncio.create_task(stopped.wait())
     living = asyncio.create_task(_live())
     try:

@@ -69,6 +69,7 @@ class Service:
         self.beats = Beats(self.workers)
         self.access = Access(self.keys, bootstrap_key=settings.bootstrap_key)
         self.draining = False
+        self.started = asyncio.Event()
         self.publisher: Publisher
         self.submitter: Submitter
         self.capacity: Capacity
@@ -109,6 +110,7 @@ class Service:
             self.waiting.sweep,
         ):
             self._tasks.append(asyncio.create_task(_supervised(duty), name=duty.__qualname__))
+        self.started.set()
 
     async def in_blobs(self, call: Callable[[], T]) -> T:
         """A call to the blob store, off the loop. Raises what it raises, and BlobsUnavailable when it is late."""

@@ -20,7 +20,7 @@ from api.publisher import Publisher
 from api.registry import Registry, Target
 from api.submitter import MOST_BYTES, MOST_ROWS, Submitter
 from api.threads import Threads
-from headway import broker
+from headway import broker, tensors
 from headway.clock import new_id
 from headway.errors import BlobsUnavailable, InputRefused, StorageUnavailable
 from headway.fetching import url_of
@@ -243,6 +243,8 @@ def _row(copy: _Copy) -> NewPrediction | None:
 def _measured(copy: _Copy) -> tuple[int, str | None]:
     """(size, shape) as its version measures it. Raises Problem, InputRefused."""
     target = copy.target
+    if copy.original.content_type == tensors.MEDIA_TYPE:
+        return target.measure_tensors(copy.value, len(copy.body))
     if copy.original.content_type is not None:
         return target.measure_raw(copy.value, len(copy.body), copy.original.content_type)
     if target.fetches and url_of(copy.body) is not None:

@@ -34,7 +34,7 @@ BYTES = "application/octet-stream"
 _PLAIN = {dict, list, str, int, float, bool, type(None)}
 
 
-class _Raw(NamedTuple):
+class Raw(NamedTuple):
     """An output that is no JSON."""
 
     type: str
@@ -110,7 +110,7 @@ def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[list[Any
     count = len(inputs)
     try:
         answer = predict(ids, inputs)
-        return _rows(answer, count), None
+        return rows(answer, count), None
     except Fatal:
         raise
     except (Exception, SystemExit) as error:
@@ -122,7 +122,7 @@ def _call(predict: Predict, ids: list[str], inputs: list[Any]) -> tuple[list[Any
     return [], failure
 
 
-def _rows(answer: object, count: int) -> list[Any]:
+def rows(answer: object, count: int) -> list[Any]:
     """The answer as `count` outputs. Raises _OutputInvalid."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(answer, torch.Tensor):
@@ -131,13 +131,13 @@ def _rows(answer: object, count: int) -> list[Any]:
         raise _OutputInvalid("predict returned an array without a batch dimension")
     if not isinstance(answer, Sequence | np.ndarray) or isinstance(answer, str | bytes | bytearray):
         raise _OutputInvalid(f"predict returned {type(answer).__name__}, and should return a list")
-    rows = list(answer)  # rows of an array are views; a Sequence of the model's own may be anything
-    if len(rows) != count:
-        raise _OutputInvalid(f"predict returned {len(rows)} outputs for {count} inputs")
-    return rows
+    found = list(answer)  # rows of an array are views; a Sequence of the model's own may be anything
+    if len(found) != count:
+        raise _OutputInvalid(f"predict returned {len(found)} outputs for {count} inputs")
+    return found
 
 
-def _all_encoded(outputs: list[Any]) -> Iterable[bytes | _Raw | ItemError]:
+def _all_encoded(outputs: list[Any]) -> Iterable[bytes | Raw | ItemError]:
     """What `_encoded` says of each. JSON of a whole call is written by one C loop, where none of it is in doubt."""
     kinds = set(map(type, outputs)) if len(outputs) > 1 else {object}
     arrays = kinds == {np.ndarray}
@@ -158,17 +158,19 @@ def _all_encoded(outputs: list[Any]) -> Iterable[bytes | _Raw | ItemError]:
     return each
 
 
-def _encoded(output: object) -> bytes | _Raw | ItemError:
+def _encoded(output: object) -> bytes | Raw | ItemError:
     """The output's JSON, or itself where it is bytes or a large array; or why there is none of them."""
     if isinstance(output, BaseException):
-        if not isinstance(output, InvalidInput):
+        if not isinstance(output, InvalidInput | _OutputInvalid):
             logger.warning("the model returned an exception for an item", exc_info=output)
         return item_error(output)
     try:
         if type(output) in _PLAIN:
             return encode(output)
+        if isinstance(output, Raw):
+            return output
         if isinstance(output, bytes | bytearray | memoryview):
-            return _Raw(BYTES, bytes(output))
+            return Raw(BYTES, bytes(output))
         array = _array(output)
         if array is None:
             return encode(output)
@@ -187,17 +189,30 @@ def _array(output: object) -> np.ndarray[Any, Any] | None:
     return output if isinstance(output, np.ndarray) and npy.storable(output) else None
 
 
-def _dumped(array: np.ndarray[Any, Any]) -> _Raw:
+def array_of(output: object) -> np.ndarray[Any, Any]:
+    """A part of an output as an array; what is neither number nor text becomes objects. Raises ValueError."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(output, torch.Tensor):
+        return to_numpy(output)
+    return output if isinstance(output, np.ndarray) else np.asarray(output)
+
+
+def invalid(why: str) -> Exception:
+    """What a model's answer becomes that cannot be stored."""
+    return _OutputInvalid(why)
+
+
+def _dumped(array: np.ndarray[Any, Any]) -> Raw:
     """Whatever its size, an array holds what JSON could hold. Raises _OutputInvalid."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise _OutputInvalid("the output contains NaN or an infinite number")
-    return _Raw(npy.MEDIA_TYPE, npy.dump(array))
+    return Raw(npy.MEDIA_TYPE, npy.dump(array))
 
 
-def _outcome(id_: str, result: bytes | _Raw | ItemError, predict_us: int, batch_size: int) -> Outcome:
+def _outcome(id_: str, result: bytes | Raw | ItemError, predict_us: int, batch_size: int) -> Outcome:
     if isinstance(result, ItemError):
         return Outcome(id=id_, error=result, predict_us=predict_us, batch_size=batch_size)
-    if isinstance(result, _Raw):
+    if isinstance(result, Raw):
         return Outcome(
             id=id_, output=result.body, output_type=result.type, predict_us=predict_us, batch_size=batch_size
         )

@@ -93,6 +93,12 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     trust: bool = False
 
 
+#: How inputs become a batch. stacked: an item has no batch dimension, and theirs are stacked. joined: the first
+#: dimension of an item's arrays counts rows, and theirs are joined along it; its size is its rows. alone: it is the
+#: model's whole input, and each is called by itself.
+Items = Literal["stacked", "joined", "alone"]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """model.toml with every default filled in. Survives JSON unchanged."""
 
@@ -107,6 +113,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None  # what an instance takes on its device; None: as it was measured
     devices: tuple[str, ...] = ()  # where it may be loaded: cuda:0, or cuda for every one of them; empty: anywhere
     fetch: Fetch | None = None  # None: `{"url": …}` is JSON like any other
+    items: Items = "stacked"
+    backend: str | None = None  # whose loader it is, where another server's configuration says so
     artifact: Artifact = Artifact()
     graph: Graph = Graph()
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI

@@ -87,8 +87,9 @@ class RunningHeadway:
             late.cancel()
         if not line.startswith("ready"):
             raise RuntimeError(f"`headway up` did not become ready:\n{self.tail()}")
-        urls = dict(re.findall(r"(\w+)=(\S+)", line))
-        self.data_url, self.control_url, self.flower_url = urls["data"], urls["control"], urls["flower"]
+        self.urls: dict[str, str] = dict(re.findall(r"([\w.]+)=(\S+)", line))
+        self.data_url, self.control_url = self.urls["data"], self.urls["control"]
+        self.flower_url = self.urls["flower"]
 
     def tail(self) -> str:
         """The end of its log."""

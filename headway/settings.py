@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headway.dialects import Ports, parse, split
 from headway.egress import Network, networks
 from headway.errors import SettingsError
 from headway.keys import checked_token
@@ -54,6 +55,7 @@ class Settings:
     silent_s: int = 20  # how long a duty of a process may show no sign of life before the process is replaced
     pin: bool = False  # a version whose files are not those it was registered with is refused
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
+    dialects: Ports = field(default_factory=dict)  # of other servers, and where they are spoken
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -88,6 +90,7 @@ class Settings:
             silent_s=duration(env, "HEADWAY_SILENT", 20),
             pin=env.get("HEADWAY_PIN", "") not in ("", "0"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
+            dialects=parse(split(env.get("HEADWAY_DIALECTS", ""))),
         )
 
 

@@ -7,7 +7,7 @@ number, NaN. Time is that of a few C loops per array.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Any
@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from headway import npy
+from headway import npy, tensors
 from headway.errors import InputRefused
-from headway.manifest import DTYPES, Manifest, Tensor
+from headway.manifest import DTYPES, Items, Manifest, Tensor
 
 #: dtypes that numpy holds as another.
 _HELD_AS = {"bfloat16": "float32", "string": "object"}
@@ -47,18 +47,83 @@ class Checked:
 
     shape: str | None  # lengths of the free dimensions in declared order, "128,3;128"; None without free dimensions
     elements: int  # numbers in all arrays together
+    rows: int = 1  # where items are joined
 
 
-def check(value: Any, inputs: Mapping[str, Tensor]) -> Checked:
+def check(value: Any, inputs: Mapping[str, Tensor], items: Items = "stacked") -> Checked:
     """Raises InputRefused with a JSON pointer to the first thing that does not fit."""
-    free, elements = [], 0
+    shapes, elements = [], 0
     for _, tensor, pointer, array in _named(value, inputs):
         flat, shape = _flatten(array, tensor, pointer)
         elements += len(flat)
-        if -1 in tensor.shape:
-            lengths = [str(n) for n, declared in zip(shape, tensor.shape, strict=True) if declared == -1]
-            free.append(",".join(lengths))
-    return Checked(";".join(free) if free else None, elements)
+        shapes.append((tensor.shape, shape, pointer))
+    return _checked(shapes, elements, items)
+
+
+def _checked(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...], str]], elements: int, items: Items) -> Checked:
+    """Of (declared, found, pointer) of every input. Raises InputRefused where items have unlike numbers of rows."""
+    rows, first = 1, 0
+    if items == "joined" and shapes:
+        first = 1  # how many rows there are keeps nobody apart
+        rows = shapes[0][1][0]
+        for _, found, pointer in shapes:
+            if found[0] != rows:
+                raise InputRefused(pointer, f"has {found[0]} rows, and the first input has {rows}")
+    free = [
+        ",".join(str(n) for n, length in zip(found[first:], declared[first:], strict=True) if length == -1)
+        for declared, found, _ in shapes
+        if -1 in declared[first:]
+    ]
+    return Checked(";".join(free) if free else None, elements, rows)
+
+
+def check_tensors(entries: Sequence[tensors.Entry], inputs: Mapping[str, Tensor], items: Items = "stacked") -> Checked:
+    """Of arrays that came as bytes, each of the declared dtype exactly. Raises InputRefused."""
+    found = {entry.name: entry for entry in entries}
+    for name in found:
+        if name not in inputs:
+            raise InputRefused(_pointer("", name), f"is not an input of this model; it takes {', '.join(inputs)}")
+    shapes, elements = [], 0
+    for name, tensor in inputs.items():
+        entry, pointer = found.get(name), _pointer("", name)
+        if entry is None:
+            raise InputRefused(pointer, "is missing")
+        if tensors.DTYPES.get(entry.datatype) != tensor.dtype:
+            wanted = tensors.DATATYPES[tensor.dtype]
+            raise InputRefused(pointer, f"is {entry.datatype}, and should be {wanted}{_expected(tensor)}")
+        fits = len(entry.shape) == len(tensor.shape) and all(
+            length > 0 and declared in (-1, length) for length, declared in zip(entry.shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise InputRefused(pointer, f"has the shape {list(entry.shape)}{_expected(tensor)}")
+        elements += entry.elements
+        shapes.append((tensor.shape, entry.shape, pointer))
+    return _checked(shapes, elements, items)
+
+
+def given_tensors(data: bytes, inputs: Mapping[str, Tensor], items: Items = "stacked") -> dict[str, Any]:
+    """What `to_arrays` would make of them, in the declared order; without declared inputs, all that there are.
+
+    Strings are `str`, and as they came, `bytes`, where another server's model takes them. Raises InputRefused.
+    """
+    parts = tensors.split(data)
+    if inputs:
+        check_tensors([entry for entry, _ in parts], inputs, items)
+    arrays = {entry.name: tensors.to_array(entry.datatype, entry.shape, part) for entry, part in parts}
+    if items == "stacked":
+        for name, array in arrays.items():
+            if array.dtype.kind == "O":
+                arrays[name] = _texts(array, _pointer("", name))
+    return {name: arrays[name] for name in inputs} if inputs else arrays
+
+
+def _texts(array: np.ndarray[Any, Any], pointer: str) -> np.ndarray[Any, Any]:
+    texts = np.empty(array.shape, dtype=object)
+    try:
+        texts.reshape(-1)[:] = [value.decode("utf-8") for value in array.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise InputRefused(pointer, "has text that is not UTF-8") from error
+    return texts
 
 
 def to_arrays(value: Any, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

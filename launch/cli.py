@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from headway import __version__, logs
+from headway import __version__, dialects, logs
 from headway.errors import HeadwayError, SettingsError
 from headway.keys import DEFAULT_TENANT, SCOPES, USUAL
 from headway.settings import Settings, secret
@@ -98,6 +98,15 @@ JsonOption = Annotated[
     bool, typer.Option("--json", envvar="HEADWAY_LIST_JSON", help="A JSON object a line, for scripts.")
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `headway submit` printed it.")]
+DialectOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dialect",
+        envvar="HEADWAY_DIALECTS",
+        metavar="NAME=PORT,…",
+        help="Speak another server's protocol at ports of its own: oip=8100,8101. May be given more than once.",
+    ),
+]
 InsecureOption = Annotated[
     bool,
     typer.Option("--insecure", envvar="HEADWAY_INSECURE", help="Listen beyond loopback although there are no keys."),
@@ -165,6 +174,7 @@ def up(
         ),
     ] = 0,
     device_memory: DeviceMemoryOption = None,
+    dialect: DialectOption = None,
     insecure: InsecureOption = False,
 ) -> None:
     """Start everything on this machine. SIGINT or SIGTERM drains and stops it."""
@@ -185,6 +195,7 @@ def up(
         database_url=database_url or secret(os.environ, "HEADWAY_DATABASE_URL", "") or None,
         blobs=blobs,
         device_memory=device_memory,
+        dialects=dialects.parse(dialect or ()),
         insecure=insecure,
     )
     raise typer.Exit(run(options))
@@ -200,6 +211,7 @@ def api(
     redis_url: RedisOption = None,
     database_url: DatabaseOption = None,
     blobs: BlobsOption = None,
+    dialect: DialectOption = None,
     insecure: InsecureOption = False,
 ) -> None:
     """The data plane and the control plane."""
@@ -214,6 +226,7 @@ def api(
         port=port,
         admin_port=admin_port,
         blobs=blobs,
+        dialects=dialects.written(dialects.parse(dialect or ())),
         insecure="1" if insecure else "",
     )
     raise typer.Exit(main(settings))

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from headway import dialects
+from headway.dialects import Ports, is_http
 from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
 from headway.registry import Version
@@ -61,6 +63,7 @@ class Options:
     database_url: str | None  # None: SQLite in `data`
     blobs: str | None  # None: a folder in `data`
     device_memory: str | None  # None: what each device has
+    dialects: Ports
     insecure: bool
 
 
@@ -69,6 +72,11 @@ class _Sockets(NamedTuple):
 
     data: socket.socket
     control: socket.socket
+    dialects: Mapping[tuple[str, str], socket.socket]  # by dialect and role; those that are HTTP
+
+    @property
+    def all(self) -> list[socket.socket]:
+        return [self.data, self.control, *self.dialects.values()]
 
 
 def run(options: Options) -> int:
@@ -96,6 +104,7 @@ class _System:
         self._sockets = _sockets(options, control_host, cleanup)
         if options.flower_port:
             addresses.listen(options.host, options.flower_port).close()  # only to say at once that it is taken
+        self._dialects = _settled_ports(options, self._sockets[0])
         self._data_url = addresses.url(options.host, self._sockets[0].data.getsockname()[1])
         self._control_urls = [addresses.url(control_host, each.control.getsockname()[1]) for each in self._sockets]
 
@@ -139,6 +148,7 @@ class _System:
             "HEADWAY_ADMIN_PORT": str(self._sockets[0].control.getsockname()[1]),
             "HEADWAY_FLOWER_PORT": str(options.flower_port),
             "HEADWAY_DEVICE_MEMORY": options.device_memory or "",
+            "HEADWAY_DIALECTS": dialects.written(self._dialects),
             "HEADWAY_INSECURE": "1" if options.insecure else "",
         }
 
@@ -146,17 +156,19 @@ class _System:
         return Part(name=name, argv=_command(name), environ=self._environ)
 
     def _api(self, nth: int) -> Part:
-        data, control = (each.fileno() for each in self._sockets[nth])
+        sockets = self._sockets[nth]
+        spoken = " ".join(f"{name}.{role}={each.fileno()}" for (name, role), each in sockets.dialects.items())
         return Part(
             name="api" if nth == 0 else f"api {nth + 1}",
             argv=_command("api"),
             environ={
                 **self._environ,
                 **{name: value for name, value in os.environ.items() if name.startswith(_BOOTSTRAP_KEY)},
-                "HEADWAY_LISTEN_DATA_FD": str(data),
-                "HEADWAY_LISTEN_ADMIN_FD": str(control),
+                "HEADWAY_LISTEN_DATA_FD": str(sockets.data.fileno()),
+                "HEADWAY_LISTEN_ADMIN_FD": str(sockets.control.fileno()),
+                "HEADWAY_LISTEN_DIALECT_FDS": spoken,
             },
-            pass_fds=(data, control),
+            pass_fds=tuple(each.fileno() for each in sockets.all),
             pulse=True,
             silent_s=self._silent_s,
             ready=self._accepts_predictions if nth == 0 else functools.partial(_answers, self._control_urls[nth]),
@@ -206,6 +218,9 @@ class _System:
         port = self._options.flower_port
         flower_url = addresses.url(self._options.host, port) if port else "off"
         line = f"ready data={self._data_url} control={self._control_urls[0]} flower={flower_url}"
+        for name, roles in self._dialects.items():
+            for role, number in roles.items():
+                line += f" {name}.{role}={addresses.url(self._options.host, number)}"
         if loading:
             line += f" loading={','.join(loading)}"
         print(line, flush=True)
@@ -231,8 +246,8 @@ class _System:
     def _stop_listening(self) -> None:
         """Our copies of the sockets: with them open, clients would wait for an API that will not come back."""
         for each in self._sockets:
-            each.data.close()
-            each.control.close()
+            for listening in each.all:
+                listening.close()
 
 
 def _sockets(options: Options, control_host: str, cleanup: contextlib.ExitStack) -> list[_Sockets]:
@@ -243,8 +258,40 @@ def _sockets(options: Options, control_host: str, cleanup: contextlib.ExitStack)
         port = sockets[0].data.getsockname()[1] if sockets else options.port
         data = cleanup.enter_context(addresses.listen(options.host, port, shared=shared))
         control_port = options.admin_port and options.admin_port + nth
-        sockets.append(_Sockets(data, cleanup.enter_context(addresses.listen(control_host, control_port))))
+        control = cleanup.enter_context(addresses.listen(control_host, control_port))
+        spoken = {
+            (name, role): cleanup.enter_context(addresses.listen(options.host, port, shared=shared))
+            for (name, role), port in _spoken(options, sockets).items()
+        }
+        sockets.append(_Sockets(data, control, spoken))
     return sockets
+
+
+def _spoken(options: Options, sockets: list[_Sockets]) -> dict[tuple[str, str], int]:
+    """Ports of what is HTTP, by dialect and role; those that the first process took are the others' too."""
+    if sockets:
+        return {key: each.getsockname()[1] for key, each in sockets[0].dialects.items()}
+    return {
+        (name, role): port
+        for name, roles in options.dialects.items()
+        for role, port in roles.items()
+        if is_http(name, role)
+    }
+
+
+def _settled_ports(options: Options, first: _Sockets) -> Ports:
+    """Every dialect's ports, the free ones found. What is no HTTP listens by itself, at a port that is free now."""
+
+    def port_of(name: str, role: str, port: int) -> int:
+        if is_http(name, role):
+            return int(first.dialects[name, role].getsockname()[1])
+        with addresses.listen(options.host, port) as free:  # says at once if it is taken
+            return int(free.getsockname()[1])
+
+    return {
+        name: {role: port_of(name, role, port) for role, port in roles.items()}
+        for name, roles in options.dialects.items()
+    }
 
 
 def _answers(control_url: str) -> bool:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import msgspec
 
 from batching import outcomes
 from batching.outcomes import Fatal
-from headway import failpoints, interpreter, logs, npy, signature
+from headway import failpoints, interpreter, logs, npy, signature, tensors
 from headway.digests import digest_of
 from headway.errors import ManifestError
 from headway.manifest import Manifest
@@ -119,7 +119,7 @@ class Device:
             signature.Decoder(model.inputs) if model.inputs else msgspec.json.decode
         )
         self._context = context
-        self._limits = manifest.limits
+        self._items_are = manifest.items
         self.computing = False  # the model is at a call
 
     @property
@@ -142,9 +142,10 @@ class Device:
         def predict(ids: list[str], inputs: list[Any]) -> object:
             part = Part(call)
             try:
-                return self._predict(inputs, part.items(ids))
+                answer = self._predict(inputs, part.items(ids))
             finally:
                 part.close()
+            return self._as_asked(answer, [call.types.get(id_) for id_ in ids]) if call.types else answer
 
         settled = outcomes.settle(
             self._items(call),
@@ -196,6 +197,30 @@ class Device:
             return [(id_, Raw(call.types[id_], body) if id_ in call.types else body) for id_, body in call.items]
         return call.items
 
+    def _as_asked(self, answer: object, types: list[str | None]) -> object:
+        """What was sent as tensors is answered as such where JSON could not hold it, or not well."""
+        if tensors.MEDIA_TYPE not in types:
+            return answer
+        rows = outcomes.rows(answer, len(types))
+        return [self._kept(row) if type_ == tensors.MEDIA_TYPE else row for row, type_ in zip(rows, types, strict=True)]
+
+    def _kept(self, output: object) -> object:
+        if isinstance(output, BaseException | bytes | bytearray | memoryview):
+            return output
+        declared = self.model.outputs
+        named = output if isinstance(output, Mapping) else {next(iter(declared), tensors.UNNAMED): output}
+        try:
+            arrays = {str(name): outcomes.array_of(value) for name, value in named.items()}
+        except ValueError:
+            return output  # rows of unequal length, which JSON holds
+        if all(map(tensors.fits_json, arrays.values())):
+            return output
+        datatypes = {name: tensors.DATATYPES[tensor.dtype] for name, tensor in declared.items()}
+        try:
+            return outcomes.Raw(tensors.MEDIA_TYPE, tensors.dump(arrays, datatypes))
+        except TypeError as error:
+            return outcomes.invalid(str(error))
+
     def _decode(self, body: "bytes | Raw | Ahead") -> Any:
         if isinstance(body, Ahead):
             if (value := body.take()) is not _TAKEN:
@@ -206,6 +231,8 @@ class Device:
         return self._decode_json(body)
 
     def _decode_raw(self, raw: "Raw") -> Any:
+        if raw.type == tensors.MEDIA_TYPE:
+            return signature.given_tensors(raw.body, self.model.inputs, self._items_are)
         array = npy.load(raw.body) if raw.type == npy.MEDIA_TYPE else None
         if self.model.inputs:
             return signature.given_array(array, raw.type, self.model.inputs)

@@ -33,6 +33,7 @@ def options(tmp_path: Path) -> Options:
         database_url=None,
         blobs=None,
         device_memory=None,
+        dialects={},
         insecure=False,
     )
 

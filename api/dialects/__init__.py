@@ -1,0 +1,27 @@
+"""Other servers' protocols over the one engine: a folder a dialect, a listener a port.
+
+A dialect translates, and does nothing else: what it is sent becomes a prediction like everybody's, in the same lanes
+and micro-batches, and its status codes, headers and errors are those of the server that it stands for.
+"""
+
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
+
+from api.dialects.front import Dialect
+from api.dialects.oip import http as oip_http
+from api.service import Service
+
+#: (dialect, role) → the front of what is HTTP.
+_HTTP = {
+    ("oip", "http"): oip_http.front,
+}
+
+
+def fronts(service: Service, spoken: Mapping[tuple[str, str], object]) -> list[Dialect]:
+    """One for each of the HTTP ports, in their order."""
+    return [_HTTP[key](service) for key in spoken]
+
+
+def others(service: Service, stopped: Any) -> Iterable[Coroutine[Any, Any, None]]:
+    """What serves the ports that are no HTTP, each until `stopped` is set."""
+    return ()

@@ -1,0 +1,69 @@
+"""The model repository extension: what lies there, and loading and unloading it at a client's word."""
+
+import asyncio
+import time
+
+from api import audit
+from api.dialects.oip.errors import Code, Refused
+from api.exchange import Call
+from api.registry import ModelView
+from api.service import Service
+from headway.registry import Version
+
+#: A load is waited for this long.
+LOAD_S = 600.0
+_LOOK_S = 0.1
+
+
+def index(service: Service, *, ready: bool) -> list[dict[str, str]]:
+    """Every version: `ready`, only those that are."""
+    rows = [row for view in service.registry.views.values() for row in view.versions.values()]
+    shown = [_shown(row) for row in rows]
+    return [one for one in shown if one["state"] == "READY"] if ready else shown
+
+
+_STATES = {"ready": "READY", "loading": "LOADING", "failed": "UNAVAILABLE", "unloaded": "UNAVAILABLE"}
+
+
+def _shown(row: Version) -> dict[str, str]:
+    shown = {"name": row.model, "version": row.version, "state": _STATES[row.state]}
+    if row.state in ("failed", "unloaded"):
+        shown["reason"] = row.reason or row.state
+    return shown
+
+
+async def load(service: Service, call: Call, name: str) -> None:
+    """Returns once what the policy wants of it is loaded. Raises Refused."""
+    await service.registry.refresh()
+    view = service.registry.views.get(name)
+    if view is None:
+        raise Refused(Code.INVALID_ARG, f"failed to load '{name}', failed to poll from model repository")
+    wanted = [row for row in view.versions.values() if view.wanted(row.version)]
+    for row in wanted:
+        await service.threads.run(lambda row=row: service.models.wish(name, row.version, None))  # type: ignore[misc]
+    audit.changed(call, f"load {name}", model=name)
+    give_up = time.monotonic() + LOAD_S
+    while True:
+        await service.registry.refresh()
+        states = [service.registry.views[name].versions[row.version] for row in wanted]
+        if failed := next((row for row in states if row.state == "failed"), None):
+            raise Refused(
+                Code.INVALID_ARG, f"load failed for model '{name}': version {failed.version}: {failed.reason}"
+            )
+        if all(row.state == "ready" for row in states):
+            return
+        if time.monotonic() >= give_up:
+            raise Refused(Code.UNAVAILABLE, f"model '{name}' is still loading")
+        await asyncio.sleep(_LOOK_S)
+
+
+async def unload(service: Service, call: Call, name: str) -> None:
+    """Returns once workers are told; what is at it ends. An unknown model is unloaded already."""
+    await service.registry.refresh()
+    view: ModelView | None = service.registry.views.get(name)
+    if view is None:
+        return
+    for version in view.versions:
+        await service.threads.run(lambda version=version: service.models.wish(name, version, "unload"))  # type: ignore[misc]
+    audit.changed(call, f"unload {name}", model=name)
+    await service.registry.refresh()
