@@ -15,7 +15,7 @@ import msgspec
 
 from headway.errors import ManifestError
 
-#: dtype → the range of its numbers; None where there is none. "string" is for `model.py` only.
+#: dtype → the range of its numbers; None where there is none. "string" is for `model.py` and `model.onnx`.
 DTYPES: dict[str, tuple[int, int] | tuple[float, float] | None] = {
     "bool": None,
     "string": None,
@@ -41,6 +41,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
     dtype: str
     shape: tuple[int, ...] = ()
+    nullable: bool = False  # a null in JSON is NaN, a value that is missing; of floating-point numbers only
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True):
@@ -332,6 +333,10 @@ def _tensor(where: str, name: str, raw: object) -> Tensor:
     tensor = _convert(where, raw, Tensor)
     if tensor.dtype not in DTYPES:
         raise ManifestError(f"{where} dtype is {tensor.dtype!r}; known are {', '.join(DTYPES)}")
+    if tensor.nullable and "float" not in tensor.dtype:
+        raise ManifestError(
+            f"{where} nullable is for floating-point numbers: {tensor.dtype} has no NaN to stand for null"
+        )
     if len(tensor.shape) > 16 or any(length < 1 and length != -1 for length in tensor.shape):
         raise ManifestError(
             f"{where} shape is {list(tensor.shape)}: up to 16 lengths of 1 or more, -1 where it is free"

@@ -32,6 +32,9 @@ ARTIFACTS = {
     "model.joblib": "joblib",
     "model.pkl": "pickle",
     "model.pickle": "pickle",
+    "model.ubj": "xgboost",
+    "model.json": "xgboost",
+    "model.txt": "lightgbm",
 }
 #: What runs whatever its file says while it is read: only where model.toml says `[artifact] trust = true`.
 UNPICKLED = ("joblib", "pickle")

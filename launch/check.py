@@ -20,7 +20,6 @@ from headway.types import Outcome
 from headway.versions import Found, scan_model
 from workers.executor import DeviceHung, DeviceLost, Executor, Loaded, LoadFailed
 
-
 _UNTRIED = "loads; with [model] example = … in model.toml it would be run too"
 
 

@@ -355,7 +355,7 @@ def test_a_python_backend_model_may_complete_its_configuration_and_pass_tensors_
     assert executor.load().inputs["X"].shape == (-1, 2)
     (outcome,) = call(executor, {"X": [[1, 2]]})
     assert said(outcome) == {"Y": [[2, 4]]}
-    with pytest.raises(LoadFailed, match="write max_batch_size: 4 into config.pbtxt"):
+    with pytest.raises(LoadFailed, match=r"write max_batch_size: 4 into config\.pbtxt"):
         serve(folder(tmp_path, "lacks", 'backend: "python"', model_py=COMPLETES)).load()
 
 

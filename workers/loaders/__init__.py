@@ -20,6 +20,8 @@ _MODULES = {
     "onnx": "workers.loaders.onnx",
     "joblib": "workers.loaders.pickled",
     "pickle": "workers.loaders.pickled",
+    "xgboost": "workers.loaders.xgboost",
+    "lightgbm": "workers.loaders.lightgbm",
 }
 
 

@@ -4,6 +4,7 @@ Weights beside the model file (external data) are read from the version folder a
 """
 
 import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ _TYPES = {
     "double": "float64",
     "float16": "float16",
     "bool": "bool",
+    "string": "string",
     **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+
+#: An output with an object for each item, of numbers by class. No tensor, so it is answered and not declared.
+_MAPS = re.compile(r"seq\(map\((string|int64),tensor\(float\)\)\)")
 
 
 class OnnxModel:
@@ -48,7 +54,8 @@ class OnnxModel:
             columns = self._session.run(self._names, feeds)
             cuts = rowed.Cuts(group, self._items)
             for name, column in zip(self._names, columns, strict=True):
-                if not isinstance(column, np.ndarray) or not cuts.fits(column):
+                # A list is one of maps: what scikit-learn's converters make of the probabilities of classes.
+                if not isinstance(column, list | np.ndarray) or not cuts.fits(column):
                     raise ValueError(f"the graph's output {name!r} has no row for each of {cuts.rows} rows")
             parts = zip(*map(cuts.parts, columns), strict=True)
             for index, part in zip(indexes, parts, strict=True):
@@ -79,8 +86,10 @@ def load(manifest: Manifest, context: Context) -> OnnxModel:
                 f"model.onnx was exported with a fixed batch size: its input {one.name!r} has shape {one.shape}. "
                 "Export it with a free first dimension (dynamic_axes)"
             )
-    outputs = {one.name: _tensor("output", one, items) for one in session.get_outputs()}
-    names = list(outputs)
+    outputs = {
+        one.name: _tensor("output", one, items) for one in session.get_outputs() if not _MAPS.fullmatch(one.type)
+    }
+    names = [one.name for one in session.get_outputs()]
     if manifest.outputs and manifest.backend is not None and set(manifest.outputs) < set(outputs):
         names = list(manifest.outputs)  # Triton computes those that are declared
     elif manifest.outputs and set(manifest.outputs) != set(outputs):
@@ -92,7 +101,7 @@ def load(manifest: Manifest, context: Context) -> OnnxModel:
 def _tensor(kind: str, one: Any, items: Items) -> Tensor:
     dtype = _TYPES.get(one.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:
-        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers")
+        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers or strings")
     shape = tuple(length if isinstance(length, int) else -1 for length in one.shape)
     return Tensor(dtype, shape[1:] if items == "stacked" else shape)
 
