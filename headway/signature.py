@@ -2,7 +2,8 @@
 
 An input is an object with one entry per declared array, nested lists of numbers; with one declared array the bare
 value will do. The rule: nothing is guessed. A bool is no number, a string is no number, 1.5 and 1.0 are no integers,
-rows of unequal length are refused, and so are missing and unknown names. Time is that of a few C loops per array.
+rows of unequal length are refused, and so are missing and unknown names. Only where an input is `nullable` is null a
+number, NaN. Time is that of a few C loops per array.
 """
 
 import math
@@ -37,6 +38,7 @@ _FITS: dict[str, frozenset[type]] = {
     for dtype in DTYPES
 }
 _LIST = {list}
+_NULL = {type(None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ def _nested(tensor: Tensor) -> Any:
             limits = None  # more than msgspec can compare; numpy refuses what is larger
     if limits is not None:
         of = Annotated[of, msgspec.Meta(ge=limits[0], le=limits[1])]
+    if tensor.nullable:
+        of = of | None
     for length in reversed(tensor.shape):
         few, many = (1, None) if length == -1 else (length, length)
         of = Annotated[list[of], msgspec.Meta(min_length=few, max_length=many)]
@@ -193,7 +197,11 @@ def _nested(tensor: Tensor) -> Any:
 
 
 def check_array(
-    dtype: np.dtype[Any] | None, shape: tuple[int, ...], type_: str, inputs: Mapping[str, Tensor]
+    dtype: np.dtype[Any] | None,
+    shape: tuple[int, ...],
+    type_: str,
+    inputs: Mapping[str, Tensor],
+    items: Items = "stacked",
 ) -> Checked:
     """Of an array that came as it is, or of bytes, which no declared input is (`dtype` None). Raises InputRefused."""
     if dtype is None:
@@ -210,8 +218,7 @@ def check_array(
     )
     if not fits:
         raise InputRefused("", f"has the shape {list(shape)}{_expected(tensor)}")
-    free = [str(length) for length, declared in zip(shape, tensor.shape, strict=True) if declared == -1]
-    return Checked(",".join(free) if free else None, math.prod(shape))
+    return _checked([(tensor.shape, shape, "")], math.prod(shape), items)
 
 
 def given_array(
@@ -265,10 +272,12 @@ def _flatten(array: Any, tensor: Tensor, pointer: str) -> tuple[list[Any], tuple
             raise _refusal(array, tensor, pointer)
         shape.append(length)
         level = list(chain.from_iterable(level))
-    if not set(map(type, level)) <= _FITS[tensor.dtype]:
+    types = set(map(type, level))
+    if not (types - _NULL if tensor.nullable else types) <= _FITS[tensor.dtype]:
         raise _refusal(array, tensor, pointer)
     limits = DTYPES[tensor.dtype]
-    if limits is not None and not (limits[0] <= min(level) and max(level) <= limits[1]):
+    numbers = [value for value in level if value is not None] if type(None) in types else level
+    if limits is not None and numbers and not (limits[0] <= min(numbers) and max(numbers) <= limits[1]):
         raise _refusal(array, tensor, pointer)
     return level, tuple(shape)
 
@@ -279,7 +288,7 @@ def _refusal(array: Any, tensor: Tensor, pointer: str) -> InputRefused:
 
     def walk(value: Any, depth: int, at: str) -> InputRefused | None:
         if depth == len(tensor.shape):
-            return _leaf_refusal(value, tensor.dtype, at)
+            return None if value is None and tensor.nullable else _leaf_refusal(value, tensor.dtype, at)
         if type(value) is not list:
             return InputRefused(at, f"is {_describe(value)}, and should be a list{_expected(tensor)}")
         declared = tensor.shape[depth]
