@@ -238,6 +238,6 @@ def test_an_archives_files_may_lie_in_the_folder_without_being_registered(headwa
     assert headway.management("DELETE", "/models/placed").status_code == 200
     assert headway.inference("POST", "/predictions/placed", json=1).status_code == 404
     assert (headway.folder / "models" / "placed" / "1.0" / "MAR-INF").is_dir()
-    again = headway.management("POST", "/models?url=placed/1.0&model_name=placed&initial_workers=1")
-    assert again.status_code == 200
-    assert served()
+    assert headway.management("GET", "/models/placed").status_code == 404
+    assert headway.management("POST", "/models?url=placed/1.0&model_name=placed").status_code == 200
+    assert headway.management("GET", "/models/placed").json()[0]["minWorkers"] == 0

@@ -88,7 +88,11 @@ async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Ans
     if jobs.is_job(call):
         return await jobs.submit(service, call, target, row, body)
     await service.capacity.admit(target)
-    answers = await ask(service, call, [row], target.at_most, within_s=jobs.LONGEST_WAIT_S)
+
+    def copied() -> None:
+        service.shadows.copy(row, request.body, request.value)
+
+    answers = await ask(service, call, [row], target.at_most, within_s=jobs.LONGEST_WAIT_S, accepted=copied)
     end = answers.ended.get(row.id)
     counters.inferred(name, version, end, time.perf_counter() - began)
     if end is None or end.status is not Status.SUCCEEDED:

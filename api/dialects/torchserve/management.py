@@ -40,6 +40,8 @@ _HEARD_S = 3.0
 #: What is under way at a version that leaves is computed first.
 _UNLOAD_S = 60.0
 _DESCRIBE_S = 60.0
+#: Archives may be large, and disks slow.
+_FILES_S = 600.0
 _MOST_BODY = 1024 * 1024
 _UPDATING = {"status": "Processing worker updates..."}
 
@@ -204,7 +206,7 @@ async def register(service: Service, call: Call) -> Answer:
         raise bad_request(f"Invalid RuntimeType value: {runtime}")
     models = service.settings.models
     archive = await service.threads.run(
-        lambda: store.find(models, url, given.get("model_name", "")), patience_s=_UNLOAD_S
+        lambda: store.find(models, url, given.get("model_name", "")), patience_s=_FILES_S
     )
     workers = max(0, _number(given, "initial_workers", -1)) if "initial_workers" in given else None
     said = Registration(
@@ -222,7 +224,7 @@ async def register(service: Service, call: Call) -> Answer:
     )
     await _refuse_twice(service, archive)
     await _keep_default(service, archive.model)
-    found = await service.threads.run(lambda: store.unpack(models, archive, said), patience_s=_UNLOAD_S)
+    found = await service.threads.run(lambda: store.unpack(models, archive, said), patience_s=_FILES_S)
     await service.threads.run(lambda: service.models.register(found))
     if workers is None:
         workers = await service.threads.run(lambda: _asked_for(found.path))
@@ -339,7 +341,7 @@ async def _unregister(service: Service, call: Call, model: str, version: str, sa
     )
     folder = catalogue.folder_of(service, model, version)
     try:
-        await service.threads.run(lambda: store.forget(folder, said), patience_s=_UNLOAD_S)
+        await service.threads.run(lambda: store.forget(folder, said), patience_s=_FILES_S)
     except OSError as error:
         raise Refused(500, "InternalServerException", f"{folder} cannot be removed: {error.strerror}") from error
     view = service.registry.views.get(model)
