@@ -38,7 +38,7 @@ class Expected(msgspec.Struct):
 
     reason: str
     cases: list[str]
-    fields: list[str] = ["*"]
+    fields: tuple[str, ...] = ("*",)
     theirs: Any = None  # only where it is this
     ours: Any = None
     sometimes: bool = False  # it may be equal, as time has it
