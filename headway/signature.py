@@ -197,7 +197,11 @@ def _nested(tensor: Tensor) -> Any:
 
 
 def check_array(
-    dtype: np.dtype[Any] | None, shape: tuple[int, ...], type_: str, inputs: Mapping[str, Tensor]
+    dtype: np.dtype[Any] | None,
+    shape: tuple[int, ...],
+    type_: str,
+    inputs: Mapping[str, Tensor],
+    items: Items = "stacked",
 ) -> Checked:
     """Of an array that came as it is, or of bytes, which no declared input is (`dtype` None). Raises InputRefused."""
     if dtype is None:
@@ -214,8 +218,7 @@ def check_array(
     )
     if not fits:
         raise InputRefused("", f"has the shape {list(shape)}{_expected(tensor)}")
-    free = [str(length) for length, declared in zip(shape, tensor.shape, strict=True) if declared == -1]
-    return Checked(",".join(free) if free else None, math.prod(shape))
+    return _checked([(tensor.shape, shape, "")], math.prod(shape), items)
 
 
 def given_array(

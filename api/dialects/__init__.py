@@ -7,6 +7,7 @@ and micro-batches, and its status codes, headers and errors are those of the ser
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
+from api.dialects import torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
 from api.service import Service
@@ -14,6 +15,7 @@ from api.service import Service
 #: (dialect, role) → the front of what is HTTP.
 _HTTP = {
     ("oip", "http"): oip_http.front,
+    **torchserve.FRONTS,
 }
 
 
