@@ -66,6 +66,26 @@ def added(name: str, body: Body, version: str = "", **headers: str) -> Case:
     return Case(name, [infer("add_sub", body, version, **headers)])
 
 
+#: The least and the most of each.
+TYPES = [
+    tensor(name, "BYTES" if name == "STRING" else name, [2], data)
+    for name, data in (
+        ("BOOL", [True, False]),
+        ("UINT8", [0, 255]),
+        ("UINT16", [0, 65535]),
+        ("UINT32", [0, 4294967295]),
+        ("UINT64", [0, 18446744073709551615]),
+        ("INT8", [-128, 127]),
+        ("INT16", [-32768, 32767]),
+        ("INT32", [-2147483648, 2147483647]),
+        ("INT64", [-9223372036854775808, 9223372036854775807]),
+        ("FP32", [0.5, -3.25e38]),
+        ("FP64", [0.1, 1e300]),
+        ("STRING", ["a", '"']),
+    )
+]
+
+
 HEALTH = [
     one("live", "/v2/health/live"),
     one("ready", "/v2/health/ready"),
@@ -130,24 +150,9 @@ JSON_TENSORS = [
     Case("infer texts", [infer("text", asks(tensor("TEXT", "BYTES", [2], ["hello", "wörld"])))]),
     Case("infer an empty text", [infer("text", asks(tensor("TEXT", "BYTES", [1], [""])))]),
     Case("infer no text", [infer("text", asks(tensor("TEXT", "BYTES", [0], [])))]),
-    *(
-        Case(f"infer {datatype}", [infer("identity", asks(tensor(named, datatype, [len(data)], data)))])
-        for named, datatype, data in (
-            ("BOOL", "BOOL", [True, False]),
-            ("UINT8", "UINT8", [0, 255]),
-            ("UINT16", "UINT16", [0, 65535]),
-            ("UINT32", "UINT32", [0, 4294967295]),
-            ("UINT64", "UINT64", [0, 18446744073709551615]),
-            ("INT8", "INT8", [-128, 127]),
-            ("INT16", "INT16", [-32768, 32767]),
-            ("INT32", "INT32", [-2147483648, 2147483647]),
-            ("INT64", "INT64", [-9223372036854775808, 9223372036854775807]),
-            ("FP16", "FP16", [0.5, -2]),
-            ("FP32", "FP32", [0.5, -3.25e38]),
-            ("FP64", "FP64", [0.1, 1e300]),
-            ("STRING", "BYTES", ["a", '"']),
-        )
-    ),
+    Case("infer every datatype", [infer("types", asks(*TYPES))]),
+    Case("infer FP16", [infer("half", asks(tensor("FP16", "FP16", [2], [0.5, -2])))]),
+    Case("infer one of the optional inputs", [infer("identity", asks(tensor("STRING", "BYTES", [2], ["a", '"'])))]),
     Case(
         "infer two of the optional inputs",
         [infer("identity", asks(tensor("INT8", "INT8", [1], [1]), tensor("FP64", "FP64", [1], [1.5])))],
@@ -211,7 +216,7 @@ BAD = [
     Case("infer of an unknown model", [infer("nothing", asks(A, B))]),
     Case("infer of a model that is not loaded", [infer("broken", asks(number(1)))]),
     Case("a fraction among integers", [infer("refuses", asks(tensor("N", "INT32", [1, 1], [1.5])))]),
-    Case("an integer that is too large", [infer("identity", asks(tensor("INT8", "INT8", [1], [128])))]),
+    Case("an integer that is too large", [infer("refuses", asks(tensor("N", "INT32", [1, 1], [1 << 31])))]),
     Case("a number among strings", [infer("text", asks(tensor("TEXT", "BYTES", [1], [7])))]),
     Case("no optional input at all", [infer("identity", asks())]),
     Case(
@@ -256,7 +261,7 @@ BINARY = [
         "binary FP16",
         [
             infer(
-                "identity",
+                "half",
                 binary(
                     struct.pack("<2e", 0.5, -2),
                     sized("FP16", "FP16", [2], 4),
@@ -265,12 +270,21 @@ BINARY = [
             )
         ],
     ),
+    Case("every datatype, binary out", [infer("types", asks(*TYPES, parameters={"binary_data_output": True}))]),
     Case(
-        "binary BOOL",
+        "BOOL and INT64 binary, among others",
         [
             infer(
-                "identity",
-                binary(b"\1\0\1", sized("BOOL", "BOOL", [3], 3), parameters={"binary_data_output": True}),
+                "types",
+                binary(
+                    b"\1\0" + struct.pack("<2q", -1, 1 << 62),
+                    *(
+                        sized(one["name"], one["datatype"], [2], 2 if one["name"] == "BOOL" else 16)
+                        if one["name"] in ("BOOL", "INT64")
+                        else one
+                        for one in TYPES
+                    ),
+                ),
             )
         ],
     ),

@@ -34,14 +34,18 @@ class Difference(msgspec.Struct):
 
 
 class Expected(msgspec.Struct):
-    """Differences that are meant: cases and fields as shells name files."""
+    """Differences that are known: cases and fields as shells name files."""
 
-    cases: list[str]
-    fields: list[str]
     reason: str
+    cases: list[str]
+    fields: tuple[str, ...] = ("*",)
+    theirs: Any = None  # only where it is this
+    ours: Any = None
+    sometimes: bool = False  # it may be equal, as time has it
 
     def covers(self, difference: Difference) -> bool:
-        return _any(difference.case, self.cases) and _any(difference.field, self.fields)
+        named = _any(difference.case, self.cases) and _any(difference.field, self.fields)
+        return named and self.theirs in (None, difference.theirs) and self.ours in (None, difference.ours)
 
 
 class Verdict(msgspec.Struct):
@@ -74,7 +78,7 @@ def judge(system: str, theirs: Sequence[Case], ours: Sequence[Case]) -> Verdict:
             else:
                 seen.add(id(meant))
                 verdict.expected.append((difference, meant))
-    verdict.stale = [each for each in known if id(each) not in seen]
+    verdict.stale = [each for each in known if id(each) not in seen and not each.sometimes]
     return verdict
 
 
@@ -113,11 +117,21 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, one in value.items():
             yield from _leaves(f"{path}/{key}", one)
+    elif isinstance(value, list) and all(isinstance(one, dict) and _name(one) for one in value) and value:
+        yield f"{path} order", " ".join(map(_name, value))
+        for one in value:
+            yield from _leaves(f"{path}/{_name(one)}", one)
     elif isinstance(value, list) and value:
         for index, one in enumerate(value):
             yield from _leaves(f"{path}/{index}", one)
     else:
         yield path, value
+
+
+def _name(one: dict[str, Any]) -> str:
+    """Of a model's version, an input or an output: by it, what is in another order is found."""
+    parts = [one.get("name", one.get("modelName")), one.get("version", one.get("modelVersion"))]
+    return "@".join(str(part) for part in parts if part is not None)
 
 
 def _alike(left: Any, right: Any) -> bool:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headway.dialects import ROLES
 from headway.running import RunningHeadway
 from tests.dialects import archives, recording
 from tests.dialects.exchanges import Case
@@ -40,7 +39,7 @@ def running(system: str, folder: Path, *, quick: bool = False) -> Iterator[Ours]
     else:
         models.mkdir()
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
-    dialect, _ = _DIALECTS[system]
-    ports = ",".join("0" for _ in ROLES[dialect])
-    with RunningHeadway(folder / "up", models=models, options=["--dialect", f"{dialect}={ports}"]) as up:
+    dialect, ports = _DIALECTS[system]
+    spoken = f"{dialect}={','.join('0' for _ in ports)}"
+    with RunningHeadway(folder / "up", models=models, options=["--dialect", spoken]) as up:
         yield Ours(system, up, models)

@@ -18,6 +18,10 @@ _KEYS = {
 }
 
 
+#: What some of Triton's errors begin with, where a request has no id.
+_NOBODY = "[request id: <id_unknown>] "
+
+
 def file(system: str) -> Path:
     """Where what was recorded lies."""
     return _HERE / "recorded" / f"{system}.json"
@@ -47,4 +51,4 @@ def ask(cases: Sequence[Case], ports: Mapping[str, str], volatile: Volatile) -> 
 
 def volatile(system: str, models: Path) -> Volatile:
     """What is another thing each time; `models`: the folder of them."""
-    return Volatile(_KEYS[system], {str(models): "MODELS", socket.gethostname(): "HOST"})
+    return Volatile(_KEYS[system], {str(models): "MODELS", socket.gethostname(): "HOST", _NOBODY: ""})
