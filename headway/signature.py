@@ -101,7 +101,8 @@ def check_tensors(entries: Sequence[tensors.Entry], inputs: Mapping[str, Tensor]
             wanted = tensors.DATATYPES[tensor.dtype]
             raise InputRefused(pointer, f"is {entry.datatype}, and should be {wanted}{_expected(tensor)}")
         fits = len(entry.shape) == len(tensor.shape) and all(
-            length > 0 and declared in (-1, length) for length, declared in zip(entry.shape, tensor.shape, strict=True)
+            (length > 0 or items == "alone") and declared in (-1, length)
+            for length, declared in zip(entry.shape, tensor.shape, strict=True)
         )
         if not fits:
             raise InputRefused(pointer, f"has the shape {list(entry.shape)}{_expected(tensor)}")

@@ -280,7 +280,9 @@ def _tensor(one: Mapping[str, Any], kind: str, rows: int, *, may_lack: bool) -> 
             raise ManifestError(f"{where} has the {key} {lengths}: up to 15 lengths of 1 or more, -1 where it is free")
     if "reshape" in one and [length for length in (one["dims"], one["reshape"]["shape"]) if length.count(-1) > 1]:
         raise ManifestError(f"{where} has a reshape with several free lengths, which nobody could tell apart")
-    return Tensor(DTYPES[one["data_type"]], ((-1,) if rows else ()) + tuple(one["dims"]), one.get("optional", False))
+    return Tensor(
+        DTYPES[one["data_type"]], ((-1,) if rows else ()) + tuple(one["dims"]), optional=one.get("optional", False)
+    )
 
 
 def completed(manifest: Manifest, config: Config) -> Manifest:
