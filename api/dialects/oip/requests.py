@@ -126,7 +126,7 @@ def _input(one: _Input, rest: memoryview) -> tuple[Given, memoryview]:
             "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
             f"'shared_memory_region' in 'parameters'. But {said}",
         )
-    if size is None:
+    if one.data is not msgspec.UNSET:
         return Given(name, datatype, shape, _from_json(name, datatype, shape, bytes(one.data))), rest
     if type(size) is not int or not 0 <= size <= len(rest):
         raise Refused(
