@@ -179,7 +179,8 @@ def _checked(target: Target, manifest: Manifest, given: Sequence[Given]) -> list
         raise Refused(
             Code.INVALID_ARG,
             f"expected {required} inputs but got {len(given)} inputs for model '{model}'. "
-            f"Got input(s) {_quoted(by_name)}, but missing required input(s) {_quoted(missing)}. Please provide all required input(s).",
+            f"Got input(s) {_quoted(by_name)}, but missing required input(s) {_quoted(missing)}. "
+            "Please provide all required input(s).",
         )
     found = [by_name[name] for name in declared if name in by_name]
     batched = manifest.items != "alone"
