@@ -106,24 +106,22 @@ def _parameters(call: Call) -> dict[str, str]:
 
 async def _target(service: Service, name: str, version: str | None) -> Target:
     """Raises Refused."""
-    model = name.lower()
-    wanted = None if version is None else version.lower()
     try:
-        target = await service.registry.resolve(model, wanted)
+        target = await service.registry.resolve(name, version)
     except Problem as problem:
         if problem.code == "model_not_found":
             raise no_such_model(name) from problem
         if problem.code == "version_not_found":
             raise no_such_version(name, version or "") from problem
-        if problem.code == "unavailable" and model in service.registry.views:
+        if problem.code == "unavailable" and name in service.registry.views:
             await catalogue.version_of(service, name, version)
             raise no_workers(name) from problem
         raise
-    if service.registry.views[model].versions[target.version].wish == "unload":
+    if service.registry.views[name].versions[target.version].wish == "unload":
         _, row, _ = await catalogue.version_of(service, name, version)
         if row.version == target.version:
             raise no_workers(name)
-        return service.registry.views[model].targets[row.version]
+        return service.registry.views[name].targets[row.version]
     return target
 
 
