@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload bench-gpu clean
+.PHONY: help install demo test test-dialects fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ chaos: test-install  ## every step killed, failed and stalled; then faults under
 	FAILPOINTS=all $(BIN)/python -m pytest tests/e2e/test_failpoints.py -n 2 --dist loadgroup
 	$(BIN)/python -m tests.chaos --store postgresql --seconds 600 --predictions 21000
 	$(BIN)/python -m tests.chaos --store sqlite --seconds 300 --predictions 6000
+
+test-dialects: test-install  ## the real Triton and TorchServe (Java 17) asked anew, and ours held against them (kept below .headway/servers)
+	$(BIN)/python -m tests.dialects build
+	$(BIN)/python -m tests.dialects record
+	$(BIN)/python -m tests.dialects compare
 
 endurance: test-install  ## the long proofs: kills, zombies, poison, leaks (ENDURANCE=0.1 for a tenth)
 	ALL_PLANTS=1 $(BIN)/python -m pytest -s tests/endurance tests/integration/test_watchdogs.py

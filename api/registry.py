@@ -33,6 +33,7 @@ class Target:
         "max_attempts",
         "max_queue",
         "model",
+        "most_rows",
         "size_by",
         "state",
         "timeout_s",
@@ -49,6 +50,7 @@ class Target:
         self.timeout_s = row.manifest.limits.timeout_s
         self.inputs = row.manifest.inputs
         self.items = row.manifest.items
+        self.most_rows = row.manifest.batching.max_batch_cost or 1 << 31
         self.fetches = row.manifest.fetch is not None
         self.size_by = row.manifest.batching.size
 
@@ -57,15 +59,13 @@ class Target:
 
     def measure(self, value: object, body: bytes, pointer: str) -> tuple[int, str | None]:
         """(size, shape) of an input. Raises Problem where it does not fit; `pointer` is where it stands in the body."""
-        checked = Checked(None, 1)
-        if self.inputs:
-            try:
-                checked = check(value, self.inputs, self.items)
-            except InputRefused as refused:
-                place = pointer + refused.pointer
-                errors = [{"pointer": place, "detail": refused.detail}]
-                raise Problem("validation_failed", f"{place} {refused.detail}.", errors=errors) from refused
-        return self._size(checked, len(body)), checked.shape
+        try:
+            checked = check(value, self.inputs, self.items) if self.inputs else Checked(None, 1)
+            return self._size(checked, len(body)), checked.shape
+        except InputRefused as refused:
+            place = pointer + refused.pointer
+            errors = [{"pointer": place, "detail": refused.detail}]
+            raise Problem("validation_failed", f"{place} {refused.detail}.", errors=errors) from refused
 
     def measure_tensors(self, entries: Sequence[Entry], length: int) -> tuple[int, str | None]:
         """(size, shape) of an input that came as tensors, `length` bytes in all. Raises InputRefused."""
@@ -74,6 +74,8 @@ class Target:
 
     def _size(self, checked: Checked, length: int) -> int:
         if self.items == "joined":
+            if checked.rows > self.most_rows:
+                raise InputRefused("", f"has {checked.rows} rows, and the model takes {self.most_rows} at most")
             return checked.rows
         if self.size_by == "bytes":
             return length
@@ -84,7 +86,7 @@ class Target:
         checked = Checked(None, 1 if header is None else header.elements)
         if self.inputs:
             dtype, shape = (None, ()) if header is None else (header.dtype, header.shape)
-            checked = check_array(dtype, shape, type_, self.inputs)
+            checked = check_array(dtype, shape, type_, self.inputs, self.items)
         return self._size(checked, length), checked.shape
 
 
@@ -128,6 +130,8 @@ class ModelView:
         if version in (*self.aliases.values(), *route.traffic.versions, *route.traffic.shadow):
             return True
         policy = newest.manifest.policy
+        if isinstance(policy, int):
+            return version in list(self.versions)[-policy:]
         return policy == "all" or (version == newest.version if policy == "latest" else version in policy)
 
     @classmethod

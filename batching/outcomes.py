@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from headway import npy
-from headway.errors import InputRefused, ItemCode, ItemError
+from headway.errors import InputRefused, ItemCode, ItemError, ItemFailed
 from headway.model import MESSAGE_CHARACTERS, InvalidInput
 from headway.types import LARGE, Outcome
 
@@ -35,7 +35,7 @@ _PLAIN = {dict, list, str, int, float, bool, type(None)}
 
 
 class Raw(NamedTuple):
-    """An output that is no JSON."""
+    """An output that is no JSON, with its media type. A loader may answer one."""
 
     type: str
     body: bytes
@@ -161,7 +161,7 @@ def _all_encoded(outputs: list[Any]) -> Iterable[bytes | Raw | ItemError]:
 def _encoded(output: object) -> bytes | Raw | ItemError:
     """The output's JSON, or itself where it is bytes or a large array; or why there is none of them."""
     if isinstance(output, BaseException):
-        if not isinstance(output, InvalidInput | _OutputInvalid):
+        if not isinstance(output, InvalidInput | ItemFailed | _OutputInvalid):
             logger.warning("the model returned an exception for an item", exc_info=output)
         return item_error(output)
     try:
@@ -272,6 +272,8 @@ def item_error(error: BaseException) -> ItemError:
     """What a client is told about an exception: its type and text, cut."""
     if isinstance(error, InvalidInput):
         return ItemError(ItemCode.INVALID_INPUT, storable(_text(error) or "the model refused the input"))
+    if isinstance(error, ItemFailed):
+        return ItemError(error.code, storable(_text(error)))
     if isinstance(error, _OutputInvalid):
         return ItemError(ItemCode.OUTPUT_INVALID, storable(_text(error)))
     code = ItemCode.OUT_OF_MEMORY if _out_of_memory(error) else ItemCode.MODEL_ERROR

@@ -5,6 +5,7 @@
     ├── SettingsError        the operator's: an option or environment variable is wrong
     ├── InputRefused         the caller's: an input does not fit what the model declares
     ├── StorageUnavailable   ours, passing: SQL cannot be reached now
+    ├── ItemFailed           a prediction fails, as its model says
     ├── BlobsUnavailable     ours, passing: the blob store cannot be reached now
     └── BlobMissing          what should be in the blob store is gone
 
@@ -55,6 +56,9 @@ class ItemCode(enum.StrEnum):
     """Why one prediction failed."""
 
     INVALID_INPUT = "invalid_input"
+    NOT_FOUND = "not_found"
+    UNAVAILABLE = "unavailable"
+    UNSUPPORTED = "unsupported"
     MODEL_ERROR = "model_error"
     OUTPUT_INVALID = "output_invalid"
     EXECUTION_TIMEOUT = "execution_timeout"
@@ -64,7 +68,12 @@ class ItemCode(enum.StrEnum):
     @property
     def retryable(self) -> bool:
         """Whether sending the same input again could help."""
-        return self in (ItemCode.EXECUTION_TIMEOUT, ItemCode.OUT_OF_MEMORY, ItemCode.WORKER_LOST)
+        return self in (
+            ItemCode.UNAVAILABLE,
+            ItemCode.EXECUTION_TIMEOUT,
+            ItemCode.OUT_OF_MEMORY,
+            ItemCode.WORKER_LOST,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +82,11 @@ class ItemError:
 
     code: ItemCode
     message: str
+
+
+class ItemFailed(HeadwayError):  # noqa: N818
+    """Of a loader: one prediction fails with this code, and the message as it is."""
+
+    def __init__(self, code: ItemCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -15,7 +15,7 @@ import msgspec
 
 from headway.errors import ManifestError
 
-#: dtype → the range of its numbers; None where there is none. "string" is for `model.py` only.
+#: dtype → the range of its numbers; None where there is none. "string" is for `model.py` and `model.onnx`.
 DTYPES: dict[str, tuple[int, int] | tuple[float, float] | None] = {
     "bool": None,
     "string": None,
@@ -28,7 +28,7 @@ DTYPES: dict[str, tuple[int, int] | tuple[float, float] | None] = {
 }
 
 #: Names of models, versions and aliases: they stand in URLs, Redis keys and Celery queues.
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
@@ -41,6 +41,8 @@ class Tensor(msgspec.Struct, frozen=True):
 
     dtype: str
     shape: tuple[int, ...] = ()
+    nullable: bool = False  # a null in JSON is NaN, a value that is missing; of floating-point numbers only
+    optional: bool = False  # of an input that a request may leave out, of a model of another server's
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +100,10 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 Items = Literal["stacked", "joined", "alone"]
 
 
+#: Which versions stay loaded. A number: so many of the latest.
+Policy = Literal["latest", "all"] | int | list[str]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """model.toml with every default filled in. Survives JSON unchanged."""
 
@@ -105,7 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     inputs: dict[str, Tensor] = {}  # in the declared order; empty: any JSON value
     outputs: dict[str, Tensor] = {}
-    policy: Literal["latest", "all"] | list[str] = "latest"
+    policy: Policy = "latest"
     aliases: dict[str, str] = {}  # alias → version
     entry: str | None = None  # "package.module:Class"
     instances: int = 1  # device processes per device
@@ -114,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     fetch: Fetch | None = None  # None: `{"url": …}` is JSON like any other
     items: Items = "stacked"
     backend: str | None = None  # whose loader it is, where another server's configuration says so
+    file: str | None = None  # its model file in each version folder, where that configuration says so
     artifact: Artifact = Artifact()
     graph: Graph = Graph()
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
@@ -125,11 +132,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(model_folder: Path) -> Manifest:
-    """The folder's model.toml, or the defaults if it has none. Raises ManifestError naming the key."""
+    """The folder's model.toml, else its configuration of another server's, or the defaults if it has none.
+
+    Raises ManifestError naming the key.
+    """
     file = model_folder / "model.toml"
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        from headway import triton  # which builds on this module
+
+        if triton.is_one(model_folder):
+            return triton.read(model_folder)
         raw = {}
     except OSError as error:
         raise ManifestError(f"{file}: cannot be read: {error.strerror}") from error
@@ -316,10 +330,14 @@ def _tensor(where: str, name: str, raw: object) -> Tensor:
     if not _TENSOR_NAME.fullmatch(name):
         raise ManifestError(f"{where}: a name is a letter or _ and up to 63 of letters, digits, _ . -")
     if isinstance(raw, dict):
-        _refuse_unknown(f"{where} ", raw, Tensor.__struct_fields__)
+        _refuse_unknown(f"{where} ", raw, [field for field in Tensor.__struct_fields__ if field != "optional"])
     tensor = _convert(where, raw, Tensor)
     if tensor.dtype not in DTYPES:
         raise ManifestError(f"{where} dtype is {tensor.dtype!r}; known are {', '.join(DTYPES)}")
+    if tensor.nullable and "float" not in tensor.dtype:
+        raise ManifestError(
+            f"{where} nullable is for floating-point numbers: {tensor.dtype} has no NaN to stand for null"
+        )
     if len(tensor.shape) > 16 or any(length < 1 and length != -1 for length in tensor.shape):
         raise ManifestError(
             f"{where} shape is {list(tensor.shape)}: up to 16 lengths of 1 or more, -1 where it is free"
@@ -333,7 +351,7 @@ def _default_size(inputs: Mapping[str, Tensor]) -> Literal["bytes", "shape", "no
     return "shape" if any(-1 in tensor.shape for tensor in inputs.values()) else "none"
 
 
-def _policy(raw: str | list[int | str]) -> Literal["latest", "all"] | list[str]:
+def _policy(raw: str | list[int | str]) -> Policy:
     if isinstance(raw, list):
         return [_version("[versions] policy", version) for version in raw]
     if raw == "latest":
@@ -359,4 +377,4 @@ def _version(where: str, raw: object) -> str:
     return text
 
 
-NAME_RULE = "lower-case letters, digits, and . _ - after the first character, at most 64"
+NAME_RULE = "letters, digits and _, and . - after the first character, at most 64"

@@ -2,6 +2,8 @@
 
     models/sentiment/model.toml      optional: `headway.manifest`
     models/sentiment/1/model.py      or model.pt2, model.pt, model.onnx; or `[model] entry` names a class
+    models/sentiment/config.pbtxt    instead of model.toml: a folder of Triton's (`headway.triton`)
+    models/sentiment/1/MAR-INF/…     an archive of TorchServe's, unpacked: `headway.mar`
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 """
@@ -12,12 +14,17 @@ from types import MappingProxyType
 
 import msgspec
 
+from headway import mar, triton
 from headway.digests import digest_of, sha256_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE, Manifest, read
 
-#: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights.
+#: What a model folder says of itself, in one of these.
+CONFIGURATIONS = ("model.toml", triton.FILE)
+#: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights, and
+#: an archive both.
 ARTIFACTS = {
+    mar.MANIFEST: "torchserve",
     "model.py": "python",
     "model.pt2": "torch.export",
     "model.pt": "torchscript",
@@ -25,6 +32,9 @@ ARTIFACTS = {
     "model.joblib": "joblib",
     "model.pkl": "pickle",
     "model.pickle": "pickle",
+    "model.ubj": "xgboost",
+    "model.json": "xgboost",
+    "model.txt": "lightgbm",
 }
 #: What runs whatever its file says while it is read: only where model.toml says `[artifact] trust = true`.
 UNPICKLED = ("joblib", "pickle")
@@ -52,9 +62,19 @@ def scan(models: Path) -> list[Found]:
 def model_folders(models: Path) -> list[Path]:
     """Where the models are, by name. Raises ManifestError if `models` is no folder."""
     try:
-        return sorted(entry for entry in models.iterdir() if entry.is_dir() and entry.name[0] not in "._")
+        return sorted(entry for entry in models.iterdir() if entry.is_dir() and _may_be_model(entry))
     except OSError as error:
         raise ManifestError(f"the models folder {models} cannot be read: {error.strerror}") from error
+
+
+def _may_be_model(folder: Path) -> bool:
+    """Not what is hidden. Of what begins with _, as `__pycache__` does, only what has a version."""
+    if folder.name[0] != "_":
+        return folder.name[0] != "."
+    try:
+        return bool(_versions(folder))
+    except OSError:
+        return False
 
 
 def scan_model(
@@ -91,12 +111,14 @@ def scan_model(
             return [broken(versions[-1], str(error))]
         wanted = _wanted(manifest, versions)
         missing = [
-            broken(version, f"model.toml names version {version}, and {folder} has no such folder")
+            broken(version, f"{_said_by(manifest)} names version {version}, and {folder} has no such folder")
             for version in wanted
             if version not in versions and version not in coming
         ]
         return missing + [
-            msgspec.structs.replace(before[version], manifest=manifest, wanted=version in wanted)
+            msgspec.structs.replace(
+                before[version], manifest=_of_before(before[version], manifest), wanted=version in wanted
+            )
             if version in changing
             else _found(folder, version, manifest, version in wanted, sha256)
             for version in versions
@@ -106,9 +128,15 @@ def scan_model(
 
 
 def _versions(folder: Path) -> list[str]:
-    """Folders that are versions, oldest first: those with a number for a name, and those that hold a model file."""
+    """Folders that are versions, oldest first: those with a number for a name, and those that hold a model file.
+
+    Of a folder of Triton's only numbers as they are counted: not 0, nor 01.
+    """
     named = [entry for entry in folder.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name)]
-    versions = [e for e in named if e.name.isdecimal() or artifact(e) is not None]
+    if triton.is_one(folder):
+        versions = [e for e in named if e.name.isdecimal() and e.name[0] != "0"]
+    else:
+        versions = [e for e in named if e.name.isdecimal() or artifact(e) is not None]
     return [entry.name for entry in sorted(versions, key=_age)]
 
 
@@ -120,8 +148,15 @@ def _age(version: Path) -> tuple[bool, int, str]:
 def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
     """The versions the policy asks for, and those that aliases point to."""
     policy = manifest.policy
-    wanted = versions[-1:] if policy == "latest" else versions if policy == "all" else list(policy)
+    if isinstance(policy, list):
+        wanted = policy
+    else:
+        wanted = versions if policy == "all" else versions[-(1 if policy == "latest" else policy) :]
     return list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
+
+
+def _said_by(manifest: Manifest) -> str:
+    return "model.toml" if manifest.backend is None else triton.FILE
 
 
 def _found(
@@ -132,9 +167,14 @@ def _found(
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
         framework = "python"
+    elif manifest.backend is not None and manifest.file is not None:
+        files = [path / manifest.file]
+        framework = manifest.backend
+        if not files[0].is_file():
+            return msgspec.structs.replace(found, error=f"no {manifest.file} in {path}")
     elif (file := artifact(path)) is not None:
         files = [file]
-        framework = ARTIFACTS[file.name]
+        framework = framework_of(file)
     else:
         weights = (path / "model.safetensors").is_file()
         hint = "; what its weights are of, [model] entry says" if weights else ""
@@ -142,15 +182,28 @@ def _found(
     try:
         digest = digest_of(path, sha256)
         file_digest = sha256(files)
+        if framework == "torchserve":
+            manifest = mar.served(manifest, mar.read(path))
     except ManifestError as error:
         return msgspec.structs.replace(found, error=str(error))
     return msgspec.structs.replace(
         found,
+        manifest=manifest,
         framework=framework,
         sha256=digest,
         file_sha256=file_digest,
         error=_distrusted(manifest, version, framework, digest),
     )
+
+
+def _of_before(before: Found, manifest: Manifest) -> Manifest:
+    """model.toml as it is now, for a version whose files are not to be read now."""
+    if before.framework != "torchserve":
+        return manifest
+    try:
+        return mar.served(manifest, mar.read(before.path))
+    except ManifestError:
+        return before.manifest or manifest
 
 
 def _distrusted(manifest: Manifest, version: str, framework: str, digest: str) -> str | None:
@@ -170,7 +223,21 @@ UNTRUSTED = (
 )
 
 
+def has_model(version_folder: Path, manifest: Manifest) -> bool:
+    """Whether the file is there that makes it a model."""
+    if manifest.entry is not None:
+        return any(version_folder.rglob("*.py"))
+    if manifest.file is not None:
+        return (version_folder / manifest.file).is_file()
+    return artifact(version_folder) is not None
+
+
 def artifact(version_folder: Path) -> Path | None:
     """The model file of a version folder."""
     files = (version_folder / name for name in ARTIFACTS)
     return next((file for file in files if file.is_file()), None)
+
+
+def framework_of(artifact: Path) -> str:
+    """Of a model file that `artifact` has found."""
+    return next(framework for name, framework in ARTIFACTS.items() if artifact.as_posix().endswith(f"/{name}"))

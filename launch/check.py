@@ -20,6 +20,8 @@ from headway.types import Outcome
 from headway.versions import Found, scan_model
 from workers.executor import DeviceHung, DeviceLost, Executor, Loaded, LoadFailed
 
+_UNTRIED = "loads; with [model] example = … in model.toml it would be run too"
+
 
 class _Broken(Exception):  # noqa: N818
     """The version does not work; the message says why."""
@@ -52,7 +54,9 @@ def _check(found: Found, device: str, console: Console) -> int:
     except (_Broken, LoadFailed, DeviceLost, DeviceHung) as error:
         console.print(f"[red]✗[/] {escape(title)}: {escape(str(error))}")
         return 1
-    verdict = "works" if ran else "loads; with [model] example = … in model.toml it would be run too"
+    for note in found.manifest.config.get("notes", ()) if found.manifest.backend is not None else ():
+        console.print(f"[yellow]![/] {escape(title)}: {escape(note)}")
+    verdict = "works" if ran else "loads" if found.manifest.backend is not None else _UNTRIED
     console.print(f"[green]✓[/] {escape(title)} {escape(verdict)}")
     return 0
 
@@ -80,7 +84,7 @@ def _tensors(tensors: Mapping[str, Tensor]) -> str:
 def _run_example(executor: Executor, manifest: Manifest, loaded: Loaded, console: Console) -> bool:
     """Alone and as a full batch. False if there is no example. Raises _Broken."""
     example = signature.example(loaded.inputs, manifest)
-    if example is None:
+    if example is None or loaded.framework == "triton-python":  # zeros are nothing that its clients send
         return False
     body = msgspec.json.encode(example)
     table = Table("batch", "predict", "an item", "round trip", "output")
@@ -103,8 +107,10 @@ def _common_output(outcomes: list[Outcome], size: int, *, own: bool) -> str:
         raise _Broken(f"a batch of {size} fails: {failed.code}: {failed.message}{hint}")
     if outcomes[0].batch_size != size:
         raise _Broken(f"a batch of {size} only works in parts; the log above says why")
-    output = outcomes[0].output
+    output, type_ = outcomes[0].output, outcomes[0].output_type
     assert output is not None
+    if type_ is not None:
+        return escape(f"{len(output):,} bytes of {type_}")
     return escape(_describe(msgspec.json.decode(output)))
 
 

@@ -17,8 +17,8 @@ import watchfiles
 
 from headway.digests import sha256_of
 from headway.errors import ManifestError
-from headway.manifest import read
-from headway.versions import Found, artifact, model_folders, scan_model
+from headway.manifest import Manifest, read
+from headway.versions import CONFIGURATIONS, Found, has_model, model_folders, scan_model
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
@@ -112,17 +112,17 @@ class Folder:
     def _look_at(self, folder: Path, errors: dict[str, str]) -> list[Found]:
         """The versions of one model."""
         before = self._by_model.get(folder.name, [])
-        if not self._stillness.of(folder / "model.toml"):
+        if not all(self._stillness.of(folder / name) for name in CONFIGURATIONS):
             if folder.name in self._errors:
                 errors[folder.name] = self._errors[folder.name]
             return before
         good = [one for one in before if one.manifest is not None]
         try:
-            entry = read(folder).entry
+            manifest = read(folder)
             found = scan_model(
                 folder,
                 sha256=self._digests,
-                settled=lambda version: self._settled(version, entry),
+                settled=lambda version: self._settled(version, manifest),
                 before={one.version: one for one in good},
             )
             error = next((one.error for one in found if one.error is not None and not one.version), None)
@@ -133,8 +133,8 @@ class Folder:
         errors[folder.name] = error
         return [one for one in good if not _gone(one.path)] or found
 
-    def _settled(self, version: Path, entry: str | None) -> bool:
-        there = artifact(version) is not None if entry is None else any(version.rglob("*.py"))
+    def _settled(self, version: Path, manifest: Manifest) -> bool:
+        there = has_model(version, manifest)
         # Whoever copies file by file may bring the model file last, and take a while.
         if self._stillness.of(version, self._settle_s if there or self._first else self._period_s):
             self._restless.pop(version, None)

@@ -409,7 +409,8 @@ class Residents:
         for model, some in by_model.items():
             known = [self._known(one) for one in some]
             route = self._routes.get(model, Route())
-            latest_only = bool(some) and (some[-1].found.manifest or some[-1].manifest).policy == "latest"
+            policy = (some[-1].found.manifest or some[-1].manifest).policy if some else "all"
+            latest_only = policy == "latest" or isinstance(policy, int)
             chosen = wanted(known, route, latest_only=latest_only)
             kept.update(one.form for one in some if one.form.version in chosen.kept)
             urgent.update(one.form for one in some if one.form.version in chosen.urgent)
@@ -538,6 +539,8 @@ _REASONS = {
 def _digest(sha256: str, manifest: Manifest) -> str:
     """Of the files and of what the manifest says of loading and running them: routing is not a new form."""
     config = {key: value for key, value in manifest.config.items() if key not in ("versions", "aliases", "artifact")}
+    if "triton" in config:
+        config["triton"] = {key: value for key, value in config["triton"].items() if key != "version_policy"}
     artifact = Artifact(trust=manifest.artifact.trust)
     loaded = msgspec.structs.replace(manifest, policy="latest", aliases={}, artifact=artifact, config=config)
     return hashlib.sha256(sha256.encode() + msgspec.json.encode(loaded)).hexdigest()

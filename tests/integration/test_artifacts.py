@@ -363,6 +363,10 @@ def test_an_estimator_is_served_where_it_is_trusted(folder: Path, name: str) -> 
         arrays = [{key: np.array(value) for key, value in row.items()} for row in rows]
         answers = model.predict(arrays, None)
         assert [int(one["label"]) for one in answers] == [1, 0]
+    model = in_this_process(folder, f"[artifact]\ntrust = true\n[config]\nmethod = 'predict_proba'\n{inputs}")
+    for probabilities in model.predict(arrays, None):
+        assert probabilities.shape == (2,)
+        assert sum(probabilities) == pytest.approx(1)
     with pytest.raises(loaders.Unloadable, match="has no method 'transform'"):
         in_this_process(folder, f"[artifact]\ntrust = true\n[config]\nmethod = 'transform'\n{inputs}")
 
@@ -465,3 +469,157 @@ def test_weights_of_an_onnx_graph_lie_in_its_folder(folder: Path, where: str, pl
     (folder / "model.onnx").write_bytes(made)
     with pytest.raises(loaders.Unloadable, match="not in its version folder"):
         in_this_process(folder)
+
+
+def labelled(batch: bytes) -> bytes:
+    """words → label, the words themselves, and p, a map of classes to the word's numbers: as a text classifier's."""
+
+    def tensor(name: str, kind: int, *lengths: bytes) -> bytes:
+        shape = message(*((1, length) for length in lengths))
+        return message((1, name), (2, message((1, message((1, kind), (2, shape))))))
+
+    number = message((1, 2))
+    classes = message((1, "classlabels_strings"), (9, "no"), (9, "yes"), (20, 8))
+    numbers = message((5, message((1, 8), (2, message((1, message((1, 1))))))))  # a map of strings to floats
+    maps = message((1, "p"), (2, message((4, message((1, numbers))))))
+    nodes = (
+        (1, message((1, "words"), (2, "label"), (4, "Identity"))),
+        (1, message((1, "x"), (2, "p"), (4, "ZipMap"), (5, classes), (7, "ai.onnx.ml"))),
+    )
+    graph = message(
+        *nodes, (2, "g"), (11, tensor("words", 8, batch)), (11, tensor("x", 1, batch, number)),
+        (12, tensor("label", 8, batch)), (12, maps),
+    )  # fmt: skip
+    return message((1, 8), (7, graph), (8, message((1, ""), (2, 17))), (8, message((1, "ai.onnx.ml"), (2, 3))))
+
+
+def test_an_onnx_graph_may_take_strings_and_answer_them_and_a_number_for_each_class(
+    folder: Path, load: Callable[..., Executor]
+) -> None:
+    (folder / "model.onnx").write_bytes(labelled(message((2, "batch"))))
+    executor = load()
+    assert answer(executor, {"words": "fine", "x": [0.25, 0.75]}) == {"label": "fine", "p": {"no": 0.25, "yes": 0.75}}
+    assert "/words" in answer(executor, {"words": 1, "x": [0.25, 0.75]}).message
+
+
+# ── trees ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NAMED = ["age", "height", "weight"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Any:
+    """Of three features, of which the first decides and some are missing."""
+    import numpy as np
+
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    rows[::7, 1] = np.nan
+    return rows
+
+
+def trained(library: str, file: Path, rows: Any, classes: int, names: list[str] | None) -> Callable[[Any], Any]:
+    """A small model as the library saves it, and what the library itself makes of rows."""
+    import numpy as np
+
+    labels = np.digitize(rows[:, 0], np.linspace(-1, 1, classes + 1)[1:-1])
+    if library == "xgboost":
+        import xgboost
+
+        settings = (
+            {"objective": "multi:softprob", "num_class": classes} if classes > 2 else {"objective": "binary:logistic"}
+        )
+        data = xgboost.DMatrix(rows, label=labels, feature_names=names)
+        booster = xgboost.train(settings, data, 4)
+        booster.save_model(file)
+        return lambda asked: booster.predict(xgboost.DMatrix(asked, feature_names=names))
+    import lightgbm
+
+    settings = {"objective": "multiclass", "num_class": classes} if classes > 2 else {"objective": "binary"}
+    of_names = lightgbm.Dataset(rows, labels, feature_name=names or "auto")
+    trees = lightgbm.train(settings | {"verbose": -1}, of_names, 4)
+    trees.save_model(file)
+    return trees.predict
+
+
+TREES = [("xgboost", "model.ubj"), ("xgboost", "model.json"), ("lightgbm", "model.txt")]
+
+
+@pytest.mark.parametrize(("library", "name"), TREES)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_trees_answer_what_their_library_answers_and_know_their_features(
+    folder: Path, rows: Any, library: str, name: str, classes: int
+) -> None:
+    import numpy as np
+
+    theirs = trained(library, folder / name, rows, classes, None)
+    model = in_this_process(folder)
+    (found,) = scan(folder.parent.parent)
+    assert found.framework == model.framework == library
+    assert model.inputs["x"].shape == (3,)
+    assert model.outputs["y"].shape == (() if classes == 2 else (3,))
+    asked = [{"x": row.astype(model.inputs["x"].dtype)} for row in rows[:10]]
+    answers = model.predict(asked, None)
+    np.testing.assert_allclose(np.array([one["y"] for one in answers]), theirs(rows[:10]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("library", "name"), TREES[1:])
+def test_features_are_found_by_name_and_null_is_a_value_that_is_missing(
+    folder: Path, rows: Any, load: Callable[..., Executor], library: str, name: str
+) -> None:
+    import numpy as np
+
+    theirs = trained(library, folder / name, rows, 2, NAMED)
+    toml = "".join(
+        f"[inputs.{one}]\ndtype = 'float64'\nnullable = {str(one == 'height').lower()}\n" for one in NAMED[::-1]
+    )
+    executor = load(toml=toml + "[outputs.p]\ndtype = '%s'" % ("float32" if library == "xgboost" else "float64"))
+    given = answer(executor, {"weight": 0.5, "height": None, "age": 1.5})
+    assert given["p"] == pytest.approx(float(theirs(np.array([[1.5, np.nan, 0.5]]))[0]))
+    assert "null" in answer(executor, {"weight": None, "height": 1, "age": 1}).message
+    for wrong, said in (
+        ("[inputs.x]\ndtype = 'float32'\nshape = [4]", "has 3 features"),
+        (toml.replace("inputs.age", "inputs.wage"), "wage. is no feature of the file, whose features are age, height"),
+        ("[outputs.p]\ndtype = 'float64'\nshape = [2]", "declares float64 .2., and it answers"),
+        ("[config]\noutput = 'leaves'", "should be one of value, margin"),
+    ):
+        with pytest.raises(loaders.Unloadable, match=said):
+            in_this_process(folder, wrong)
+    margin = in_this_process(folder, "[config]\noutput = 'margin'")
+    (only,) = margin.predict([{"x": np.array([1.5, np.nan, 0.5])}], None)
+    assert 1 / (1 + np.exp(-only["y"])) == pytest.approx(given["p"])
+
+
+def test_training_that_was_stopped_early_answers_with_its_best_round(folder: Path, rows: Any) -> None:
+    import numpy as np
+    import xgboost
+
+    learner = xgboost.XGBClassifier(n_estimators=60, early_stopping_rounds=3, learning_rate=1.0)
+    labels = np.random.default_rng(1).integers(0, 2, len(rows))  # nothing to learn
+    learner.fit(rows[:100], labels[:100], eval_set=[(rows[100:], labels[100:])], verbose=False)
+    learner.save_model(folder / "model.ubj")
+    model = in_this_process(folder)
+    (given,) = model.predict([{"x": rows[0].astype("float32")}], None)
+    assert given["y"] == pytest.approx(learner.predict_proba(rows[:1])[0, 1])
+    everything = learner.get_booster().inplace_predict(rows[:1])
+    assert given["y"] != pytest.approx(everything[0])
+
+
+@pytest.mark.parametrize(("library", "name"), TREES)
+def test_a_file_of_trees_that_is_none_says_so(folder: Path, rows: Any, library: str, name: str) -> None:
+    trained(library, folder / name, rows, 3, None)
+    good = (folder / name).read_bytes()
+    bad = [b"", b"rubbish", b"{}", good[: len(good) // 2], good[:100], good.replace(b"Tree=3", b"Tree=7")]
+    for content in bad:
+        if content == good:
+            continue
+        (folder / name).write_bytes(content)
+        with pytest.raises(loaders.Unloadable, match=f"{name} (is no model|is cut short|contradicts)"):
+            in_this_process(folder)
+
+
+def test_a_file_that_kills_whoever_reads_it_kills_a_device_process_alone(
+    folder: Path, load: Callable[..., Executor]
+) -> None:
+    (folder / "model.json").write_bytes(b'{"learner":' * 1_000_000)
+    with pytest.raises(LoadFailed, match=r"signal|SIGSEGV|nest"):
+        load()

@@ -103,6 +103,7 @@ def test_a_graph_that_reports_its_inputs_changes_the_default_size_only() -> None
         ("[inputs.x]\ndtype = 'float31'", "[inputs.x] dtype is 'float31'"),
         ("[inputs.x]\ndtype = 'int8'\nshape = [0]", "[inputs.x] shape"),
         ("[inputs.x]\nshape = [1]", "dtype"),
+        ("[inputs.x]\ndtype = 'int8'\nnullable = true", "int8 has no NaN"),
         ("[inputs.'a b']\ndtype = 'int8'", "[inputs.a b]"),
         ("[versions]\npolicy = 'newest'", "[versions] policy"),
         ("[versions]\npolicy = ['../1']", "[versions] policy"),

@@ -34,6 +34,21 @@ def test_what_fits_is_told_with_its_free_lengths_and_its_size(
     assert check(value, inputs) == checked
 
 
+@pytest.mark.parametrize("json", [b'{"x": [1, null, 2.5]}', b"[1, null, 2.5]"])
+def test_null_is_nan_where_an_input_says_so(json: bytes) -> None:
+    inputs = {"x": Tensor("float32", (3,), nullable=True)}
+    value = msgspec.json.decode(json)
+    assert check(value, inputs) == Checked(None, 3)
+    for array in (to_arrays(value, inputs)["x"], Decoder(inputs)(json)["x"]):
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, [1, np.nan, 2.5])
+    assert np.isnan(to_arrays([None] * 3, inputs)["x"]).all()
+    for wrong, pointer in (([1, None, True], "/2"), ([1, None, 1e39], "/2"), (None, "")):
+        with pytest.raises(InputRefused) as refused:
+            Decoder(inputs)(msgspec.json.encode(wrong))
+        assert refused.value.pointer == pointer
+
+
 @pytest.mark.parametrize(
     ("value", "inputs", "pointer", "said"),
     [

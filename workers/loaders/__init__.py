@@ -12,12 +12,16 @@ from headway.manifest import Manifest, Tensor
 from headway.model import Context
 
 _MODULES = {
+    "torchserve": "workers.loaders.torchserve",
     "python": "workers.loaders.python",
+    "triton": "workers.loaders.triton",
     "torch.export": "workers.loaders.exported",
     "torchscript": "workers.loaders.torchscript",
     "onnx": "workers.loaders.onnx",
     "joblib": "workers.loaders.pickled",
     "pickle": "workers.loaders.pickled",
+    "xgboost": "workers.loaders.xgboost",
+    "lightgbm": "workers.loaders.lightgbm",
 }
 
 
@@ -41,8 +45,10 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
     """Reads the model file of `context.path`. Raises Unloadable, or whatever the model's own code raises."""
     if manifest.entry is not None:
         framework = "python"
+    elif manifest.backend is not None:
+        framework = "triton"
     elif (file := versions.artifact(context.path)) is not None:
-        framework = versions.ARTIFACTS[file.name]
+        framework = versions.framework_of(file)
     else:
         raise Unloadable(f"no {', '.join(versions.ARTIFACTS)} in {context.path}")
     loader = importlib.import_module(_MODULES[framework])

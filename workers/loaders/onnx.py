@@ -4,16 +4,16 @@ Weights beside the model file (external data) are read from the version folder a
 """
 
 import mmap
-from collections import defaultdict
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headway.manifest import Manifest, Tensor
+from headway.manifest import Items, Manifest, Tensor
 from headway.model import Context
-from workers.loaders import Unloadable
+from workers.loaders import Unloadable, rowed
 from workers.loaders.agreement import agreed
 
 _TYPES = {
@@ -21,8 +21,13 @@ _TYPES = {
     "double": "float64",
     "float16": "float16",
     "bool": "bool",
+    "string": "string",
     **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+
+#: An output with an object for each item, of numbers by class. No tensor, so it is answered and not declared.
+_MAPS = re.compile(r"seq\(map\((string|int64),tensor\(float\)\)\)")
 
 
 class OnnxModel:
@@ -30,26 +35,31 @@ class OnnxModel:
 
     framework = "onnx"
 
-    def __init__(self, session: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+    def __init__(
+        self, session: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor], names: list[str], items: Items
+    ) -> None:
+        """`names`: of the outputs that are computed."""
         self.inputs = inputs
         self.outputs = outputs
         self._session = session
-        self._names = [output.name for output in session.get_outputs()]
+        self._names = names
+        self._items: Items = items
 
     def predict(self, inputs: list[Any], context: Context) -> object:
         """Items whose free dimensions differ are called apart, since they make no array together."""
-        groups: defaultdict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
-        for index, arrays in enumerate(inputs):
-            groups[tuple(arrays[name].shape for name in self.inputs)].append(index)
         answers: list[Any] = [None] * len(inputs)
-        for indexes in groups.values():
-            feeds = {name: np.stack([inputs[index][name] for index in indexes]) for name in self.inputs}
-            columns = self._session.run(None, feeds)
+        for indexes in rowed.groups(inputs, self.inputs, self._items):
+            group = [inputs[index] for index in indexes]
+            feeds = {name: rowed.together([arrays[name] for arrays in group], self._items) for name in self.inputs}
+            columns = self._session.run(self._names, feeds)
+            cuts = rowed.Cuts(group, self._items)
             for name, column in zip(self._names, columns, strict=True):
-                if not isinstance(column, np.ndarray) or column.ndim == 0 or len(column) != len(indexes):
-                    raise ValueError(f"the graph's output {name!r} has no row for each of {len(indexes)} items")
-            for row, index in enumerate(indexes):
-                answers[index] = {name: column[row] for name, column in zip(self._names, columns, strict=True)}
+                # A list is one of maps: what scikit-learn's converters make of the probabilities of classes.
+                if not isinstance(column, list | np.ndarray) or not cuts.fits(column):
+                    raise ValueError(f"the graph's output {name!r} has no row for each of {cuts.rows} rows")
+            parts = zip(*map(cuts.parts, columns), strict=True)
+            for index, part in zip(indexes, parts, strict=True):
+                answers[index] = dict(zip(self._names, part, strict=True))
         return answers
 
 
@@ -58,7 +68,7 @@ def load(manifest: Manifest, context: Context) -> OnnxModel:
         import onnxruntime
     except ImportError as error:
         raise Unloadable("model.onnx needs onnxruntime: pip install 'headway[onnx]', or onnxruntime-gpu") from error
-    file = context.path / "model.onnx"
+    file = context.path / (manifest.file or "model.onnx")
     _check_external_data(file)
     provider = "CUDAExecutionProvider" if context.device.startswith("cuda") else "CPUExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
@@ -66,26 +76,34 @@ def load(manifest: Manifest, context: Context) -> OnnxModel:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
-    graph = {one.name: _tensor("input", one) for one in session.get_inputs()}
+    items = manifest.items
+    graph = {one.name: _tensor("input", one, items) for one in session.get_inputs()}
     if not graph:
         raise Unloadable("model.onnx: the graph takes no tensor")
     for one in session.get_inputs():
-        if not one.shape or isinstance(one.shape[0], int):
+        if items != "alone" and (not one.shape or isinstance(one.shape[0], int)):
             raise Unloadable(
                 f"model.onnx was exported with a fixed batch size: its input {one.name!r} has shape {one.shape}. "
                 "Export it with a free first dimension (dynamic_axes)"
             )
-    outputs = {one.name: _tensor("output", one) for one in session.get_outputs()}
-    if manifest.outputs and set(manifest.outputs) != set(outputs):
+    outputs = {
+        one.name: _tensor("output", one, items) for one in session.get_outputs() if not _MAPS.fullmatch(one.type)
+    }
+    names = [one.name for one in session.get_outputs()]
+    if manifest.outputs and manifest.backend is not None and set(manifest.outputs) < set(outputs):
+        names = list(manifest.outputs)  # Triton computes those that are declared
+    elif manifest.outputs and set(manifest.outputs) != set(outputs):
         raise Unloadable(f"[outputs] declares {', '.join(manifest.outputs)}, and the graph has {', '.join(outputs)}")
-    return OnnxModel(session, agreed(manifest.inputs, graph) if manifest.inputs else graph, manifest.outputs or outputs)
+    inputs = agreed(manifest.inputs, graph) if manifest.inputs else graph
+    return OnnxModel(session, inputs, manifest.outputs or outputs, names, items)
 
 
-def _tensor(kind: str, one: Any) -> Tensor:
+def _tensor(kind: str, one: Any, items: Items) -> Tensor:
     dtype = _TYPES.get(one.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:
-        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers")
-    return Tensor(dtype, tuple(length if isinstance(length, int) else -1 for length in one.shape[1:]))
+        raise Unloadable(f"model.onnx: its {kind} {one.name!r} is {one.type}, which is no tensor of numbers or strings")
+    shape = tuple(length if isinstance(length, int) else -1 for length in one.shape)
+    return Tensor(dtype, shape[1:] if items == "stacked" else shape)
 
 
 # Where a graph says that its weights are. Of protobuf only this much is read: which fields hold what they may be in.

@@ -1,7 +1,6 @@
 """Typed inputs to one torch tensor each, and the rows of what comes out back to items: for graphs of every format."""
 
 import bisect
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +8,8 @@ import numpy as np
 import torch
 
 from batching.outcomes import to_numpy
-from headway.manifest import Manifest, Tensor
-from workers.loaders import Unloadable
+from headway.manifest import Items, Manifest, Tensor
+from workers.loaders import Unloadable, rowed
 from workers.loaders.recorded import Recorded
 from workers.loaders.transfer import transfer
 
@@ -34,6 +33,7 @@ class Graph:
         settings = manifest.graph
         self._inputs = inputs
         self._outputs = outputs
+        self._items: Items = manifest.items
         self._sizes = settings.sizes(manifest.batching.max_batch_size)
         self._transfer = transfer(device)
         free = any(-1 in tensor.shape for tensor in inputs.values())
@@ -55,11 +55,8 @@ class Graph:
 
     def predict(self, inputs: Sequence[Arrays]) -> list[Any]:
         """One answer per item. Items of different free lengths are called apart, since they make no tensor together."""
-        groups: defaultdict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
-        for index, arrays in enumerate(inputs):
-            groups[tuple(arrays[name].shape for name in self._inputs)].append(index)
         answers: list[Any] = [None] * len(inputs)
-        for indexes in groups.values():
+        for indexes in rowed.groups(inputs, self._inputs, self._items):
             rows = self._predict([inputs[index] for index in indexes])
             for index, row in zip(indexes, rows, strict=True):
                 answers[index] = row
@@ -71,11 +68,11 @@ class Graph:
         filled = inputs + inputs[-1:] * (padded(count, self._sizes) - count)
         with torch.inference_mode(), self._transfer as move:
             tensors = {
-                name: move.in_([arrays[name] for arrays in filled], getattr(torch, tensor.dtype))
+                name: move.in_([arrays[name] for arrays in filled], getattr(torch, tensor.dtype), self._items)
                 for name, tensor in self._inputs.items()
             }
             answer = move.out(_named(self._call(tensors), self._outputs))
-            return _rows(answer, len(filled))[:count]
+            return _parts(answer, rowed.Cuts(filled, self._items), len(filled))[:count]
 
 
 def padded(count: int, sizes: Sequence[int]) -> int:
@@ -100,17 +97,17 @@ def _named(answer: object, names: Sequence[str]) -> object:
     return dict(zip(names, parts, strict=True))
 
 
-def _rows(answer: object, count: int) -> list[Any]:
-    """`count` answers: row i of every tensor in `answer`, in the same structure."""
+def _parts(answer: object, cuts: rowed.Cuts, count: int) -> list[Any]:
+    """`count` answers: the item's part of every tensor in `answer`, in the same structure."""
     if isinstance(answer, torch.Tensor):
-        if answer.ndim == 0 or len(answer) != count:
-            raise ValueError(f"the graph answers a tensor of shape {list(answer.shape)} for a batch of {count}")
-        return list(to_numpy(answer))  # one copy from the device instead of one an item
+        if not cuts.fits(answer):
+            raise ValueError(f"the graph answers a tensor of shape {list(answer.shape)} for a batch of {cuts.rows}")
+        return cuts.parts(to_numpy(answer))  # one copy from the device instead of one an item
     if isinstance(answer, Mapping):
-        columns = [_rows(part, count) for part in answer.values()]
+        columns = [_parts(part, cuts, count) for part in answer.values()]
         return [dict(zip(answer, row, strict=True)) for row in zip(*columns, strict=True)]
     if isinstance(answer, list | tuple):
-        columns = [_rows(part, count) for part in answer]
+        columns = [_parts(part, cuts, count) for part in answer]
         return [list(row) for row in zip(*columns, strict=True)]
     if answer is None or isinstance(answer, bool | int | float | str):
         return [answer] * count

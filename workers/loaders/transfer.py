@@ -11,6 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from headway.manifest import Items
+from workers.loaders import rowed
+
 Array = np.ndarray[Any, Any]
 
 
@@ -23,8 +26,8 @@ class Transfer(Protocol):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def in_(self, rows: list[Array], dtype: torch.dtype) -> torch.Tensor:
-        """One tensor on the device, a row an array. The arrays are of one shape and dtype."""
+    def in_(self, arrays: list[Array], dtype: torch.dtype, items: Items = "stacked") -> torch.Tensor:
+        """One tensor on the device, of arrays that `rowed.together` could make one of."""
         ...
 
     def out(self, answer: object) -> object:
@@ -49,8 +52,8 @@ class _Direct:
     ) -> None:
         pass
 
-    def in_(self, rows: list[Array], dtype: torch.dtype) -> torch.Tensor:
-        return torch.from_numpy(np.stack(rows)).to(device=self._device, dtype=dtype)
+    def in_(self, arrays: list[Array], dtype: torch.dtype, items: Items = "stacked") -> torch.Tensor:
+        return torch.from_numpy(rowed.together(arrays, items)).to(device=self._device, dtype=dtype)
 
     def out(self, answer: object) -> object:
         return answer  # whoever reads it copies it, where that is needed
@@ -74,11 +77,18 @@ class _Streamed:
         current, self._current = self._current, None
         current.__exit__(kind, value, trace)
 
-    def in_(self, rows: list[Array], dtype: torch.dtype) -> torch.Tensor:
+    def in_(self, arrays: list[Array], dtype: torch.dtype, items: Items = "stacked") -> torch.Tensor:
         # Torch keeps pinned blocks for the next call, and gives none away before the copies out of it are done.
-        first = torch.from_numpy(rows[0])
-        host = torch.empty((len(rows), *first.shape), dtype=first.dtype, pin_memory=True)
-        np.stack(rows, out=host.numpy())
+        first = torch.from_numpy(arrays[0])
+        if items == "stacked":
+            host = torch.empty((len(arrays), *first.shape), dtype=first.dtype, pin_memory=True)
+            np.stack(arrays, out=host.numpy())
+        elif items == "joined":
+            rows = sum(map(len, arrays))
+            host = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, pin_memory=True)
+            np.concatenate(arrays, out=host.numpy())
+        else:
+            host = first.pin_memory()
         return host.to(self._device, non_blocking=True).to(dtype)
 
     def out(self, answer: object) -> object:

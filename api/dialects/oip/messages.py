@@ -48,7 +48,7 @@ def inference_of(request: Any) -> Inference:
 def _input(one: Any, raw: bytes | None, model: str) -> Given:
     name, datatype, shape = one.name, one.datatype, tuple(one.shape)
     if datatype not in tensors.DTYPES:
-        raise Refused(Code.INVALID_ARG, f"input '{name[:200]}' has the unknown datatype '{datatype[:40]}'")
+        raise Refused(Code.INVALID_ARG, f"invalid datatype for input {name[:200]}")
     without_shared_memory("input", name, one.parameters)
     typed = one.HasField("contents")
     if raw is not None and typed and one.contents.ListFields():

@@ -1,0 +1,9 @@
+"""What a metric's numbers are."""
+
+import enum
+
+
+class MetricTypes(enum.Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"

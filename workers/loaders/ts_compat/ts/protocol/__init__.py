@@ -1,0 +1,1 @@
+"""Where older handlers find what is in `handler_utils`."""
