@@ -3,8 +3,9 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,19 +25,25 @@ from headway.testing import wait_until
 from tests.graphs import doubling
 from tests.receiver import Receiver
 
-MODELS = {
-    "add": (
-        """
+ADD = """
 from headway import Model
 
 class Add(Model):
     def predict(self, inputs):
         return [{"sum": one["a"] + one["b"]} for one in inputs]
-""",
-        """
-[batching]
-max_batch_size = 8
-max_wait_ms = 50
+"""
+GATED = """
+import time
+from pathlib import Path
+from headway import Model
+
+class Gated(Model):
+    def predict(self, inputs):
+        while not Path("GATE").exists():
+            time.sleep(0.01)
+        return [{"sum": one["a"] + one["b"]} for one in inputs]
+"""
+ADDS = """
 [inputs.a]
 dtype = "float32"
 shape = [4]
@@ -46,8 +53,10 @@ shape = [4]
 [outputs.sum]
 dtype = "float32"
 shape = [4]
-""",
-    ),
+"""
+MODELS = {
+    "add": (ADD, ADDS),
+    "gated": (GATED, ADDS),  # computes when its gate is open
     "shout": (
         """
 from headway import Model
@@ -110,10 +119,11 @@ def ports(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[
     folder = tmp_path_factory.mktemp("oip")
     for name, (code, toml) in MODELS.items():
         (folder / "models" / name / "1").mkdir(parents=True)
-        (folder / "models" / name / "1" / "model.py").write_text(code)
+        (folder / "models" / name / "1" / "model.py").write_text(code.replace("GATE", str(folder / "gate")))
         (folder / "models" / name / "model.toml").write_text(toml)
     (folder / "models" / "double" / "1").mkdir(parents=True)
     (folder / "models" / "double" / "1" / "model.onnx").write_bytes(doubling())
+    (folder / "gate").touch()  # it is warmed up
     token = new_token()
     environ = {
         "HEADWAY_BOOTSTRAP_KEY": token,
@@ -279,8 +289,8 @@ def test_metadata_configuration_and_statistics_are_the_same_in_both_protocols(po
             ("b", [-1, 4]),
         ]
         config = rpc.get_model_config("add").config
-        assert (config.max_batch_size, config.input[0].dims) == (8, [4])
-        assert http.get_model_config("add")["max_batch_size"] == 8
+        assert (config.max_batch_size, config.input[0].dims) == (32, [4])
+        assert http.get_model_config("add")["max_batch_size"] == 32
         for_http = http.get_inference_statistics("add")["model_stats"][0]
         for_grpc = rpc.get_inference_statistics("add").model_stats[0]
         assert for_http["inference_count"] == for_grpc.inference_count >= 4
@@ -314,13 +324,13 @@ def test_what_is_not_done_is_said_so_that_clients_go_on(ports: Ports, kind: str)
         client.unregister_cuda_shared_memory()
         shown = client.get_system_shared_memory_status()
         assert not (shown if kind == "http" else shown.regions)
-        for refused in (
+        for ask, *given in (
             (client.register_system_shared_memory, "x", "/x", 16),
             (client.get_trace_settings,),
             (client.get_log_settings,),
         ):
             with pytest.raises(InferenceServerException, match="this server"):
-                refused[0](*refused[1:])
+                ask(*given)
         assert client.is_server_live()
 
 
@@ -381,13 +391,13 @@ def test_nobody_gets_in_without_a_key(ports: Ports, kind: str) -> None:
     module: Any = tritonclient.http if kind == "http" else tritonclient.grpc
     with module.InferenceServerClient(ports.http if kind == "http" else ports.grpc) as client:
         assert client.is_server_live()  # probes have none
-        for ask in (
-            lambda: client.infer("add", tensors(kind, NUMBERS)),
-            lambda: client.get_model_metadata("add"),
-            lambda: client.unload_model("add"),
+        for ask, *given in (
+            (client.infer, "add", tensors(kind, NUMBERS)),
+            (client.get_model_metadata, "add"),
+            (client.unload_model, "add"),
         ):
             with pytest.raises(InferenceServerException) as refused:
-                ask()
+                ask(*given)
             assert refused.value.status() in ("401", "StatusCode.UNAUTHENTICATED")
 
 
@@ -421,57 +431,55 @@ def test_a_message_over_the_limit_is_refused_compressed_or_not(ports: Ports) -> 
     assert refused.value.status() == "413"
 
 
-@pytest.fixture
-def paused(ports: Ports) -> Iterator[Callable[[], None]]:
-    """`add`, whose queue holds what comes until this is called."""
-    url = f"{ports.up.control_url}/v1/models/add/queue"
-    assert ports.post(f"{url}/pause").status_code == 200
-
-    def resume() -> None:
-        assert ports.post(f"{url}/resume").status_code == 200
-
-    yield resume
-    resume()
-
-
-def queued(ports: Ports) -> list[dict[str, Any]]:
-    found = ports.get(f"{ports.up.data_url}/v1/predictions?model=add&status=queued").json()["data"]
+def gated(ports: Ports, status: str) -> list[dict[str, Any]]:
+    found = ports.get(f"{ports.up.data_url}/v1/predictions?model=gated&status={status}").json()["data"]
     assert isinstance(found, list)
     return found
 
 
-def test_requests_of_both_protocols_and_of_rest_share_a_micro_batch(ports: Ports, paused: Callable[[], None]) -> None:
+@pytest.fixture
+def gate(ports: Ports) -> Iterator[Path]:
+    """Of `gated`, whose device computes a prediction until this exists; what comes meanwhile is queued."""
+    path = ports.up.folder / "gate"
+    path.unlink(missing_ok=True)
+    ports.post(f"{ports.up.data_url}/v1/models/gated/predictions", json={"input": {"a": [1.0] * 4, "b": [1.0] * 4}})
+    wait_until(lambda: gated(ports, "running"), 20, "the device to be busy")
+    yield path
+    path.touch()
+    wait_until(lambda: not gated(ports, "running") and not gated(ports, "queued"), 20, "the device to be free")
+
+
+def test_requests_of_both_protocols_and_of_rest_share_a_micro_batch(ports: Ports, gate: Path) -> None:
     one = {name: array[:1] for name, array in NUMBERS.items()}
 
     def ask(kind: str) -> Any:
         if kind == "rest":
-            url = f"{ports.up.data_url}/v1/models/add/predictions"
+            url = f"{ports.up.data_url}/v1/models/gated/predictions"
             sent = {"input": {name: array[0].tolist() for name, array in one.items()}}
             return ports.post(url, json=sent, headers={"prefer": "wait=20"}).json()["output"]["sum"]
         with ports.client(kind) as client:
-            return client.infer("add", tensors(kind, one)).as_numpy("sum")[0].tolist()
+            return client.infer("gated", tensors(kind, one)).as_numpy("sum")[0].tolist()
 
     with ThreadPoolExecutor(3) as threads:
         answers = [threads.submit(ask, kind) for kind in ("http", "grpc", "rest")]
-        wait_until(lambda: len(queued(ports)) == 3, 20, "all three to be queued")
-        waiting = queued(ports)
-        paused()
+        wait_until(lambda: len(gated(ports, "queued")) == 3, 20, "all three to be queued")
+        gate.touch()
         assert [answer.result(20) for answer in answers] == [[1.5, 2.5, 3.5, 4.5]] * 3
-    sizes = [ports.get(f"{ports.up.data_url}/v1/predictions/{row['id']}").json()["batch_size"] for row in waiting]
-    assert sizes == [3, 3, 3]
+    rows = gated(ports, "succeeded")
+    assert [row["metrics"]["batch_size"] for row in rows[:4]] == [3, 3, 3, 1]
 
 
-@pytest.mark.usefixtures("paused")
+@pytest.mark.usefixtures("gate")
 def test_a_call_that_is_canceled_or_too_late_lets_go_of_what_is_queued(ports: Ports) -> None:
     with ports.client("grpc") as client:
         with pytest.raises(InferenceServerException) as late:
-            client.infer("add", tensors("grpc", NUMBERS), client_timeout=0.3)
+            client.infer("gated", tensors("grpc", NUMBERS), client_timeout=0.5)
         assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
-        wait_until(lambda: not queued(ports), 20, "what was late to be canceled")
+        wait_until(lambda: not gated(ports, "queued"), 10, "what was late to be canceled")
 
         ended = threading.Event()
-        call = client.async_infer("add", tensors("grpc", NUMBERS), lambda result, error: ended.set())
-        wait_until(lambda: len(queued(ports)) == 2, 20, "its rows to be queued")
+        call = client.async_infer("gated", tensors("grpc", NUMBERS), lambda result, error: ended.set())
+        wait_until(lambda: len(gated(ports, "queued")) == 2, 10, "its rows to be queued")
         call.cancel()
-        assert ended.wait(20)
-        wait_until(lambda: not queued(ports), 20, "them to be canceled")
+        assert ended.wait(10)
+        wait_until(lambda: not gated(ports, "queued"), 10, "them to be canceled")
