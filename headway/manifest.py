@@ -42,6 +42,7 @@ class Tensor(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...] = ()
     nullable: bool = False  # a null in JSON is NaN, a value that is missing; of floating-point numbers only
+    optional: bool = False  # of an input that a request may leave out, of a model of another server's
 
 
 class Batching(msgspec.Struct, frozen=True, kw_only=True):
@@ -329,7 +330,7 @@ def _tensor(where: str, name: str, raw: object) -> Tensor:
     if not _TENSOR_NAME.fullmatch(name):
         raise ManifestError(f"{where}: a name is a letter or _ and up to 63 of letters, digits, _ . -")
     if isinstance(raw, dict):
-        _refuse_unknown(f"{where} ", raw, Tensor.__struct_fields__)
+        _refuse_unknown(f"{where} ", raw, [field for field in Tensor.__struct_fields__ if field != "optional"])
     tensor = _convert(where, raw, Tensor)
     if tensor.dtype not in DTYPES:
         raise ManifestError(f"{where} dtype is {tensor.dtype!r}; known are {', '.join(DTYPES)}")

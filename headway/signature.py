@@ -53,26 +53,33 @@ class Checked:
 def check(value: Any, inputs: Mapping[str, Tensor], items: Items = "stacked") -> Checked:
     """Raises InputRefused with a JSON pointer to the first thing that does not fit."""
     shapes, elements = [], 0
-    for _, tensor, pointer, array in _named(value, inputs):
+    for name, tensor, pointer, array in _named(value, inputs):
         flat, shape = _flatten(array, tensor, pointer)
         elements += len(flat)
-        shapes.append((tensor.shape, shape, pointer))
-    return _checked(shapes, elements, items)
+        shapes.append((name, shape, pointer))
+    return _checked(shapes, inputs, elements, items)
 
 
-def _checked(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...], str]], elements: int, items: Items) -> Checked:
-    """Of (declared, found, pointer) of every input. Raises InputRefused where items have unlike numbers of rows."""
+def _checked(
+    shapes: Sequence[tuple[str, tuple[int, ...], str]], inputs: Mapping[str, Tensor], elements: int, items: Items
+) -> Checked:
+    """Of (name, shape, pointer) of every input that is there. Raises InputRefused where their rows are not as many."""
     rows, first = 1, 0
-    if items == "joined" and shapes:
+    if items == "joined":
+        if not shapes:
+            raise InputRefused("", "has no input")
         first = 1  # how many rows there are keeps nobody apart
         rows = shapes[0][1][0]
         for _, found, pointer in shapes:
             if found[0] != rows:
                 raise InputRefused(pointer, f"has {found[0]} rows, and the first input has {rows}")
+    there = {name: shape for name, shape, _ in shapes}
     free = [
-        ",".join(str(n) for n, length in zip(found[first:], declared[first:], strict=True) if length == -1)
-        for declared, found, _ in shapes
-        if -1 in declared[first:]
+        ",".join(str(n) for n, length in zip(there[name][first:], tensor.shape[first:], strict=True) if length == -1)
+        if name in there
+        else ""
+        for name, tensor in inputs.items()
+        if -1 in tensor.shape[first:]
     ]
     return Checked(";".join(free) if free else None, elements, rows)
 
@@ -87,18 +94,21 @@ def check_tensors(entries: Sequence[tensors.Entry], inputs: Mapping[str, Tensor]
     for name, tensor in inputs.items():
         entry, pointer = found.get(name), _pointer("", name)
         if entry is None:
+            if tensor.optional:
+                continue
             raise InputRefused(pointer, "is missing")
         if tensors.DTYPES.get(entry.datatype) != tensor.dtype:
             wanted = tensors.DATATYPES[tensor.dtype]
             raise InputRefused(pointer, f"is {entry.datatype}, and should be {wanted}{_expected(tensor)}")
         fits = len(entry.shape) == len(tensor.shape) and all(
-            length > 0 and declared in (-1, length) for length, declared in zip(entry.shape, tensor.shape, strict=True)
+            (length > 0 or items == "alone") and declared in (-1, length)
+            for length, declared in zip(entry.shape, tensor.shape, strict=True)
         )
         if not fits:
             raise InputRefused(pointer, f"has the shape {list(entry.shape)}{_expected(tensor)}")
         elements += entry.elements
-        shapes.append((tensor.shape, entry.shape, pointer))
-    return _checked(shapes, elements, items)
+        shapes.append((name, entry.shape, pointer))
+    return _checked(shapes, inputs, elements, items)
 
 
 def given_tensors(data: bytes, inputs: Mapping[str, Tensor], items: Items = "stacked") -> dict[str, Any]:
@@ -114,7 +124,7 @@ def given_tensors(data: bytes, inputs: Mapping[str, Tensor], items: Items = "sta
         for name, array in arrays.items():
             if array.dtype.kind == "O":
                 arrays[name] = _texts(array, _pointer("", name))
-    return {name: arrays[name] for name in inputs} if inputs else arrays
+    return {name: arrays[name] for name in inputs if name in arrays} if inputs else arrays
 
 
 def _texts(array: np.ndarray[Any, Any], pointer: str) -> np.ndarray[Any, Any]:
@@ -147,7 +157,8 @@ class Decoder:
 
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
         self._inputs = inputs
-        self._slowly = any(tensor.dtype == "string" for tensor in inputs.values())  # numpy takes rows of any length
+        # Of strings, numpy takes rows of any length.
+        self._slowly = any(tensor.dtype == "string" or tensor.optional for tensor in inputs.values())
         self._dtypes = [np.dtype(_HELD_AS.get(tensor.dtype, tensor.dtype)) for tensor in inputs.values()]
         types = [_nested(tensor) for tensor in inputs.values()]
         fields = [f"_{number}" for number in range(len(types))]  # the names themselves need not be identifiers
@@ -208,7 +219,7 @@ def check_array(
         raise InputRefused("", f"is {type_}, and the model takes arrays: JSON or {npy.MEDIA_TYPE}")
     if len(inputs) != 1:
         raise InputRefused("", f"is one array, and the model takes {', '.join(inputs)}: they can only come as JSON")
-    ((_, tensor),) = inputs.items()
+    ((name, tensor),) = inputs.items()
     held = np.dtype(_HELD_AS.get(tensor.dtype, tensor.dtype))
     # A boolean is no number, and a number is narrowed by nobody.
     if held.kind == "O" or (dtype.kind == "b") != (held.kind == "b") or not np.can_cast(dtype, held, "safe"):
@@ -218,7 +229,7 @@ def check_array(
     )
     if not fits:
         raise InputRefused("", f"has the shape {list(shape)}{_expected(tensor)}")
-    return _checked([(tensor.shape, shape, "")], math.prod(shape), items)
+    return _checked([(name, shape, "")], inputs, math.prod(shape), items)
 
 
 def given_array(
@@ -254,10 +265,10 @@ def _named(value: Any, inputs: Mapping[str, Tensor]) -> list[tuple[str, Tensor, 
     for name in value:
         if name not in inputs:
             raise InputRefused(_pointer("", name), f"is not an input of this model; it takes {', '.join(inputs)}")
-    for name in inputs:
-        if name not in value:
+    for name, tensor in inputs.items():
+        if name not in value and not tensor.optional:
             raise InputRefused(_pointer("", name), "is missing")
-    return [(name, tensor, _pointer("", name), value[name]) for name, tensor in inputs.items()]
+    return [(name, tensor, _pointer("", name), value[name]) for name, tensor in inputs.items() if name in value]
 
 
 def _flatten(array: Any, tensor: Tensor, pointer: str) -> tuple[list[Any], tuple[int, ...]]:

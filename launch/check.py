@@ -107,8 +107,10 @@ def _common_output(outcomes: list[Outcome], size: int, *, own: bool) -> str:
         raise _Broken(f"a batch of {size} fails: {failed.code}: {failed.message}{hint}")
     if outcomes[0].batch_size != size:
         raise _Broken(f"a batch of {size} only works in parts; the log above says why")
-    output = outcomes[0].output
+    output, type_ = outcomes[0].output, outcomes[0].output_type
     assert output is not None
+    if type_ is not None:
+        return escape(f"{len(output):,} bytes of {type_}")
     return escape(_describe(msgspec.json.decode(output)))
 
 

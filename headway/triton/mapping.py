@@ -63,12 +63,12 @@ def manifest(config: Config, folder: Path) -> Manifest:
     config = _filled_in(config, backend, file)
     instances, devices = _instances(config["instance_group"], notes)
     _note_the_rest(config, notes)
-    inputs = {one["name"]: _tensor(one, "input", rows) for one in _named(config["input"], "input")}
+    inputs, outputs = _signature(config, may_lack=backend == "python")
     labels = {one["name"]: _labels(folder, one["label_filename"]) for one in config["output"] if one["label_filename"]}
     return Manifest(
         batching=_batching(config, inputs, notes),
         inputs=inputs,
-        outputs={one["name"]: _tensor(one, "output", rows) for one in _named(config["output"], "output")},
+        outputs=outputs,
         policy=_policy(config["version_policy"]),
         instances=instances,
         devices=devices,
@@ -240,6 +240,16 @@ def _note_the_rest(config: Config, notes: list[str]) -> None:
         notes.append("instance_group rate_limiter is not heeded")
 
 
+def _signature(config: Config, *, may_lack: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(inputs, outputs). `may_lack`: a request may leave out inputs that say so."""
+    rows = config["max_batch_size"]
+    inputs, outputs = (
+        {one["name"]: _tensor(one, kind, rows, may_lack=may_lack) for one in _named(config[kind], kind)}
+        for kind in ("input", "output")
+    )
+    return inputs, outputs
+
+
 def _named(tensors: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     seen: set[str] = set()
     for one in tensors:
@@ -252,7 +262,7 @@ def _named(tensors: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return tensors
 
 
-def _tensor(one: Mapping[str, Any], kind: str, rows: int) -> Tensor:
+def _tensor(one: Mapping[str, Any], kind: str, rows: int, *, may_lack: bool) -> Tensor:
     where = f"{kind} {one['name']!r}"
     if one["data_type"] not in DTYPES:
         raise ManifestError(f"{where} has the data_type {one['data_type']}; known are {', '.join(DTYPES)}")
@@ -261,27 +271,24 @@ def _tensor(one: Mapping[str, Any], kind: str, rows: int) -> Tensor:
             f"{where} has allow_ragged_batch: requests of unlike lengths are never put into one array here. Leave it "
             "out, and alike travels with alike"
         )
-    if one.get("optional"):
-        raise ManifestError(f"{where} is optional, and every input has to be sent here")
-    if one["is_shape_tensor"] or one["is_non_linear_format_io"]:
+    if one.get("optional") and not may_lack:
+        raise ManifestError(f"{where} is optional, which only a model.py is served with")
+    if one.get("is_shape_tensor") or one.get("is_non_linear_format_io"):
         raise ManifestError(f"{where} is of TensorRT's kinds, which nothing here takes")
     for key, lengths in (("dims", one["dims"]), ("reshape", one.get("reshape", {}).get("shape", []))):
         if len(lengths) > 15 or any(length < 1 and length != -1 for length in lengths):
             raise ManifestError(f"{where} has the {key} {lengths}: up to 15 lengths of 1 or more, -1 where it is free")
     if "reshape" in one and [length for length in (one["dims"], one["reshape"]["shape"]) if length.count(-1) > 1]:
         raise ManifestError(f"{where} has a reshape with several free lengths, which nobody could tell apart")
-    return Tensor(DTYPES[one["data_type"]], ((-1,) if rows else ()) + tuple(one["dims"]))
+    return Tensor(
+        DTYPES[one["data_type"]], ((-1,) if rows else ()) + tuple(one["dims"]), optional=one.get("optional", False)
+    )
 
 
 def completed(manifest: Manifest, config: Config) -> Manifest:
     """With the inputs and outputs of a configuration that the model has filled in."""
-    said = {"is_shape_tensor": False, "is_non_linear_format_io": False}
-    rows = config["max_batch_size"]
-    sides = {
-        kind: {one["name"]: _tensor({**said, **one}, kind, rows) for one in _named(config[kind], kind)}
-        for kind in ("input", "output")
-    }
-    return msgspec.structs.replace(manifest, inputs=sides["input"], outputs=sides["output"])
+    inputs, outputs = _signature(config, may_lack=True)
+    return msgspec.structs.replace(manifest, inputs=inputs, outputs=outputs)
 
 
 def within(manifest: Manifest) -> Manifest:
@@ -291,7 +298,10 @@ def within(manifest: Manifest) -> Manifest:
     def reshaped(tensors: Mapping[str, Tensor], said: list[dict[str, Any]]) -> dict[str, Tensor]:
         first = (-1,) if manifest.items == "joined" else ()
         forms = {one["name"]: (*first, *one["reshape"]["shape"]) for one in said if "reshape" in one}
-        return {name: Tensor(tensor.dtype, forms.get(name, tensor.shape)) for name, tensor in tensors.items()}
+        return {
+            name: msgspec.structs.replace(tensor, shape=forms.get(name, tensor.shape))
+            for name, tensor in tensors.items()
+        }
 
     return msgspec.structs.replace(
         manifest,

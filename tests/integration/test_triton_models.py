@@ -292,7 +292,8 @@ def script() -> bytes:
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(Compares(), (torch.zeros(1, 2), torch.zeros(1, 2))), stream)
+        traced = torch.jit.trace(Compares(), (torch.zeros(1, 2), torch.zeros(1, 2)))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, stream)
     return stream.getvalue()
 
 

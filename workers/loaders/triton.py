@@ -49,9 +49,11 @@ class RepositoryModel:
     def _taken(self, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Raises InvalidInput."""
         for name in self._text:
-            arrays[name] = _as_bytes(arrays[name]) if self._takes_bytes else _as_text(arrays[name], name)
+            if name in arrays:
+                arrays[name] = _as_bytes(arrays[name]) if self._takes_bytes else _as_text(arrays[name], name)
         for name, shape in self._forms_in.items():
-            arrays[name] = self._reshaped(arrays[name], shape)
+            if name in arrays:
+                arrays[name] = self._reshaped(arrays[name], shape)
         return arrays
 
     def _reshaped(self, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -7,7 +7,7 @@ a batch dimension: each row of the request is a prediction. One that declares no
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,14 +98,12 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
         if problem.code == "version_not_found":
             message = f"Request for unknown model: '{name}' version {version} is not found"
             raise Refused(Code.NOT_FOUND, message) from problem
-        if problem.code == "unavailable" and name in service.registry.views:
-            raise Refused(
-                Code.UNAVAILABLE, f"Request for unknown model: '{name}' has no available versions"
-            ) from problem
+        if problem.code == "unavailable" and name in service.registry.views:  # it does not load
+            raise Refused(Code.NOT_FOUND, f"Request for unknown model: '{name}' is not found") from problem
         raise
     row = (await service.registry.model(target.model)).versions[target.version]
     if row.wish == "unload":
-        raise Refused(Code.UNAVAILABLE, f"Request for unknown model: '{name}' has no available versions")
+        raise Refused(Code.NOT_FOUND, f"Request for unknown model: '{name}' has no available versions")
     return target, row.manifest
 
 
@@ -118,7 +116,7 @@ async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
         count = len(bodies)
     else:
         inputs = _checked(target, manifest, inference.inputs)
-        count = 1 if manifest.items == "alone" else inputs[0].shape[0] if inputs[0].shape else 1
+        count = 1 if manifest.items == "alone" or not inputs else inputs[0].shape[0]
         parts = _rows(inputs, count) if manifest.items == "stacked" else [inputs]
         bodies, measured = [], []
         for part in parts:
@@ -167,20 +165,27 @@ def shape_of(manifest: Manifest, tensor: Tensor) -> tuple[int, ...]:
 def _checked(target: Target, manifest: Manifest, given: Sequence[Given]) -> list[Given]:
     """The inputs in the declared order. Raises Refused, in Triton's words."""
     model, declared = target.model, manifest.inputs
-    by_name = {one.name: one for one in given}
+    by_name: dict[str, Given] = {}
+    for one in given:
+        if one.name in by_name:
+            raise Refused(Code.INVALID_ARG, f"input '{one.name[:200]}' already exists in request")
+        by_name[one.name] = one
     for name in by_name:
         if name not in declared:
             raise Refused(Code.INVALID_ARG, f"unexpected inference input '{name[:200]}' for model '{model}'")
-    if len(given) != len(declared):
-        there, missing = [one.name for one in given], [name for name in declared if name not in by_name]
+    missing = [name for name, tensor in declared.items() if name not in by_name and not tensor.optional]
+    if missing:
+        required = sum(not tensor.optional for tensor in declared.values())
         raise Refused(
             Code.INVALID_ARG,
-            f"expected {len(declared)} inputs but got {len(given)} inputs for model '{model}'. "
-            f"Got input(s) {there}, but missing required input(s) {missing}. Please provide all required input(s).",
+            f"expected {required} inputs but got {len(given)} inputs for model '{model}'. "
+            f"Got input(s) {_quoted(by_name)}, but missing required input(s) {_quoted(missing)}. "
+            "Please provide all required input(s).",
         )
-    found = [by_name[name] for name in declared]
+    found = [by_name[name] for name in declared if name in by_name]
     batched = manifest.items != "alone"
-    for one, tensor in zip(found, declared.values(), strict=True):
+    for one in found:
+        tensor = declared[one.name]
         datatype = tensors.DATATYPES[tensor.dtype]
         if one.datatype != datatype:
             raise Refused(
@@ -196,9 +201,13 @@ def _checked(target: Target, manifest: Manifest, given: Sequence[Given]) -> list
                 f"unexpected shape for input '{one.name}' for model '{model}'. "
                 f"Expected {_listed(expected)}, got {_listed(one.shape)}. " + (_BATCH_NOTE if batched else ""),
             )
-    if batched:
+    if batched and found:
         _check_rows(target, manifest, found)
     return found
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return "[" + ",".join(f"'{name[:200]}'" for name in names) + "]"
 
 
 _BATCH_NOTE = (
@@ -269,9 +278,15 @@ def _refusal(service: Service, end: Ended | Prediction | None) -> Refused:
         return Refused(Code.UNAVAILABLE, "the server is stopping" if service.draining else "Request timeout expired")
     if end.error is None:
         return Refused(Code.UNAVAILABLE, f"the request was {end.status.label}")
-    if end.error.code is ItemCode.INVALID_INPUT:
-        return Refused(Code.INVALID_ARG, end.error.message)
-    return Refused(Code.INTERNAL, end.error.message)
+    return Refused(_CODES.get(end.error.code, Code.INTERNAL), end.error.message)
+
+
+_CODES = {
+    ItemCode.INVALID_INPUT: Code.INVALID_ARG,
+    ItemCode.NOT_FOUND: Code.NOT_FOUND,
+    ItemCode.UNAVAILABLE: Code.UNAVAILABLE,
+    ItemCode.UNSUPPORTED: Code.UNSUPPORTED,
+}
 
 
 async def _output_of(service: Service, id_: str, end: Ended | Prediction) -> Any:
@@ -295,7 +310,8 @@ def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[
             raise Refused(
                 Code.INVALID_ARG, f"unexpected inference output '{one.name[:200]}' for model '{asked.target.model}'"
             )
-    names = [one.name for one in wanted] or list(named)
+    asked_for = {one.name for one in wanted} or named.keys()
+    names = [name for name in named if name in asked_for]  # in the model's order, whatever was asked first
     found = []
     for name in names:
         tensor = declared.get(name)

@@ -37,7 +37,7 @@ async def load(service: Service, call: Call, name: str) -> None:
     await service.registry.refresh()
     view = service.registry.views.get(name)
     if view is None:
-        raise Refused(Code.INVALID_ARG, f"failed to load '{name}', failed to poll from model repository")
+        raise Refused(Code.INTERNAL, f"failed to load '{name}', failed to poll from model repository")
     wanted = [row for row in view.versions.values() if view.wanted(row.version)]
     for row in wanted:
         await service.threads.run(lambda row=row: service.models.wish(name, row.version, None))  # type: ignore[misc]
@@ -47,9 +47,8 @@ async def load(service: Service, call: Call, name: str) -> None:
         await service.registry.refresh()
         states = [service.registry.views[name].versions[row.version] for row in wanted]
         if failed := next((row for row in states if row.state == "failed"), None):
-            raise Refused(
-                Code.INVALID_ARG, f"load failed for model '{name}': version {failed.version}: {failed.reason}"
-            )
+            state = f"version {failed.version} is at UNAVAILABLE state: Internal: {failed.reason};"
+            raise Refused(Code.INTERNAL, f"load failed for model '{name}': {state}")
         if all(row.state == "ready" for row in states):
             return
         if time.monotonic() >= give_up:

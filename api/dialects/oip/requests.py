@@ -115,13 +115,18 @@ def _input(one: _Input, rest: memoryview) -> tuple[Given, memoryview]:
     shape = tuple(one.shape)
     name, datatype = one.name, one.datatype
     if datatype not in tensors.DTYPES:
-        raise Refused(Code.INVALID_ARG, f"input '{name[:200]}' has the unknown datatype '{datatype[:40]}'")
+        raise Refused(Code.INVALID_ARG, f"invalid datatype for input {name[:200]}")
     if "shared_memory_region" in one.parameters:
         raise Refused(Code.UNSUPPORTED, f"input '{name[:200]}' is in shared memory, which this server does not read")
     size = one.parameters.get("binary_data_size")
-    if size is None:
-        if one.data is msgspec.UNSET:
-            raise Refused(Code.INVALID_ARG, f"input '{name[:200]}' has no 'data'")
+    if (size is None) == (one.data is msgspec.UNSET):
+        said = "no field is set" if size is None else "set 'data' 'binary_data_size' in 'parameters'"
+        raise Refused(
+            Code.INVALID_ARG,
+            "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+            f"'shared_memory_region' in 'parameters'. But {said}",
+        )
+    if one.data is not msgspec.UNSET:
         return Given(name, datatype, shape, _from_json(name, datatype, shape, bytes(one.data))), rest
     if type(size) is not int or not 0 <= size <= len(rest):
         raise Refused(
