@@ -14,7 +14,6 @@ asked of the route that was matched.
 import asyncio
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from api.access import Caller
 from api.answers import Answer, Headers
 from api.direct import Exchange, Match
 from api.endpoint import Endpoint
+from api.entrance import Entrance, one_authorization
 from api.exchange import Disconnected, request_id, single_headers
 from api.problems import Problem
 from api.service import Service
@@ -58,9 +58,7 @@ class Front:
         self._open = re.compile("|".join(map(_pattern, open_paths)) or r"(?!)")
         self._patterns = [(endpoint, re.compile(_pattern(endpoint.path))) for endpoint in hot]
         self._matches: dict[tuple[bytes, bytes], Match | None] = {}
-        # Whoever waits holds a connection: half of all is one tenant's share.
-        self._most_each = max(1, service.settings.max_connections // 2)
-        self._serving: defaultdict[str, int] = defaultdict(int)  # requests under way of each tenant
+        self._entrance = Entrance(service)
 
     # Hot requests
 
@@ -153,32 +151,13 @@ class Front:
     # Who calls
 
     def _enter(self, raw: Headers, headers: Mapping[bytes, bytes]) -> Caller:
-        """Who calls, from now on among those who are being served. Raises Problem."""
-        caller = self._caller(raw, headers)
-        serving = self._serving[caller.tenant]
-        if serving >= self._most_each:
-            metrics.refused("rate_limited")
-            raise Problem(
-                "rate_limited",
-                f"{serving} requests of this tenant are under way, and this API process serves no more at once.",
-                headers=((b"retry-after", b"1"),),
-            )
-        self._serving[caller.tenant] = serving + 1
-        return caller
+        """Raises Problem."""
+        if len(headers) != len(raw):
+            one_authorization([name for name, _ in raw])
+        return self._entrance.enter(headers.get(b"authorization"))
 
     def _leave(self, caller: Caller | None) -> None:
-        if caller is not None:
-            self._serving[caller.tenant] -= 1
-
-    def _caller(self, raw: Headers, headers: Mapping[bytes, bytes]) -> Caller:
-        if len(headers) != len(raw):
-            names = [name for name, _ in raw]
-            if names.count(b"authorization") > 1:
-                raise Problem("malformed_request", "There is more than one Authorization header.")
-        caller = self._service.access.caller(headers.get(b"authorization"))
-        if caller.bucket is not None:
-            caller.bucket.take()
-        return caller
+        self._entrance.leave(caller)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
         """HEAD goes on as GET; the server leaves its body out."""

@@ -25,7 +25,7 @@ from api.patience import House, Limits
 from api.protocol import Protocol
 from api.service import Service
 from headway import interpreter, stopping
-from headway.dialects import is_http
+from headway.dialects import is_http, require
 from headway.errors import SettingsError, StorageUnavailable
 from headway.pulse import Pulse
 from headway.settings import Settings, integer
@@ -80,6 +80,7 @@ def main(settings: Settings) -> int:
     data = _listen(os.environ, "HEADWAY_LISTEN_DATA_FD", settings.host, settings.port)
     control = _listen(os.environ, "HEADWAY_LISTEN_ADMIN_FD", settings.host, settings.admin_port)
     spoken = _listen_dialects(os.environ, settings)
+    require(settings.dialects)
     service = Service(settings)
     listening = [data, control, *spoken.values()]
     exposed = [host for host in (each.getsockname()[0] for each in listening) if not _is_loopback(host)]
@@ -88,7 +89,7 @@ def main(settings: Settings) -> int:
     service.access.trusting = settings.insecure or not exposed
     interpreter.calm_garbage_collection()
     with asyncio.Runner(loop_factory=_loop) as runner:
-        runner.run(serve(service, data, control, spoken))
+        runner.run(serve(service, data, control, spoken, supervised="HEADWAY_LISTEN_DATA_FD" in os.environ))
     _leave_hanging_calls()
     return 0
 
@@ -158,8 +159,10 @@ def require_keys(keys: Keys, host: str, *, insecure: bool) -> None:
     log.warning("INSECURE: listening on %s without keys; anybody who reaches it may use this API", host)
 
 
-async def serve(service: Service, data: socket.socket, control: socket.socket, spoken: Spoken) -> None:
-    """Until a signal, then drains."""
+async def serve(
+    service: Service, data: socket.socket, control: socket.socket, spoken: Spoken, *, supervised: bool
+) -> None:
+    """Until a signal, then drains. `supervised`: whoever started this holds the ports, also those not given here."""
     data_limits, control_limits = _limits(service.settings)
     servers = [
         _server(data_app(service), data_limits, lifespan="on"),
@@ -174,7 +177,7 @@ async def serve(service: Service, data: socket.socket, control: socket.socket, s
         asyncio.create_task(server.serve(sockets=[listening]))
         for server, listening in zip(servers, (data, control, *spoken.values()), strict=True)
     ]
-    tasks += [asyncio.create_task(other) for other in dialects.others(service, stopped)]
+    tasks += [asyncio.create_task(other) for other in dialects.others(service, stopped, shared=supervised)]
     stop = asyncio.create_task(stopped.wait())
     living = asyncio.create_task(_live())
     try:
@@ -185,6 +188,7 @@ async def serve(service: Service, data: socket.socket, control: socket.socket, s
             service.drain(_IN_FLIGHT_S)
             await asyncio.sleep(_NOTICE_S)
     finally:
+        stopped.set()
         stop.cancel()
         living.cancel()
         for server in servers:

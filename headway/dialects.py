@@ -1,5 +1,6 @@
 """Other servers' protocols that Headway listens for, each on ports of its own: `--dialect oip=8100,8101`."""
 
+import importlib.util
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -35,6 +36,17 @@ def parse(specs: Iterable[str]) -> Ports:
             raise SettingsError(f"--dialect {spec[:80]!r}: a port is named twice")
         found[name] = dict(zip(roles, numbers, strict=False))
     return found
+
+
+def require(ports: Ports) -> None:
+    """Raises SettingsError where a port needs what is not installed."""
+    if "grpc" in ports.get("oip", ()):
+        missing = [name for name in ("grpc", "tritonclient") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise SettingsError(
+                f"--dialect oip: its second port, gRPC, needs {' and '.join(missing)}; "
+                "pip install 'headway[oip]', or give it one port only"
+            )
 
 
 def is_http(dialect: str, role: str) -> bool:

@@ -19,7 +19,7 @@ FILE = ".torchserve.json"
 class Registration(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """None: nothing was said."""
 
-    model_name: str = ""  # as it was registered; folders are named in lower case
+    model_name: str = ""  # as it was registered
     model_version: str = ""
     model_url: str = ""
     handler: str = ""  # in the place of the archive's

@@ -31,3 +31,20 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048, reuse_port=shared)
     except OSError as error:
         raise SettingsError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket that does not listen, and keeps its port for those processes of this user that share it.
+
+    Port 0 takes a free one. Raises SettingsError where anybody listens there already, sharing or not.
+    """
+    with listen(host, port) as alone:
+        family, address = alone.family, alone.getsockname()
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(address)
+    except OSError as error:
+        reserved.close()
+        raise SettingsError(f"cannot listen on port {address[1]} of {host}: {error.strerror}") from error
+    return reserved

@@ -83,6 +83,7 @@ def run(options: Options) -> int:
     """Until SIGINT or SIGTERM; returns the exit code. Raises HeadwayError where it cannot start."""
     if not options.models.is_dir():
         raise SettingsError(f"there is no models folder at {options.models}; `headway init NAME` makes one")
+    dialects.require(options.dialects)
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(lock.hold(options.data / "lock"))
@@ -104,7 +105,7 @@ class _System:
         self._sockets = _sockets(options, control_host, cleanup)
         if options.flower_port:
             addresses.listen(options.host, options.flower_port).close()  # only to say at once that it is taken
-        self._dialects = _settled_ports(options, self._sockets[0])
+        self._dialects = _settled_ports(options, self._sockets[0], cleanup)
         self._data_url = addresses.url(options.host, self._sockets[0].data.getsockname()[1])
         self._control_urls = [addresses.url(control_host, each.control.getsockname()[1]) for each in self._sockets]
 
@@ -279,14 +280,14 @@ def _spoken(options: Options, sockets: list[_Sockets]) -> dict[tuple[str, str], 
     }
 
 
-def _settled_ports(options: Options, first: _Sockets) -> Ports:
-    """Every dialect's ports, the free ones found. What is no HTTP listens by itself, at a port that is free now."""
+def _settled_ports(options: Options, first: _Sockets, cleanup: contextlib.ExitStack) -> Ports:
+    """Every dialect's ports, the free ones found. What is no HTTP listens by itself, at a port that is kept for it."""
 
     def port_of(name: str, role: str, port: int) -> int:
         if is_http(name, role):
             return int(first.dialects[name, role].getsockname()[1])
-        with addresses.listen(options.host, port) as free:  # says at once if it is taken
-            return int(free.getsockname()[1])
+        kept = cleanup.enter_context(addresses.reserve(options.host, port))
+        return int(kept.getsockname()[1])
 
     return {
         name: {role: port_of(name, role, port) for role, port in roles.items()}

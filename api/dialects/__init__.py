@@ -4,17 +4,20 @@ A dialect translates, and does nothing else: what it is sent becomes a predictio
 and micro-batches, and its status codes, headers and errors are those of the server that it stands for.
 """
 
+import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from api.dialects import torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
+from api.dialects.oip import metrics as oip_metrics
 from api.service import Service
 
 #: (dialect, role) → the front of what is HTTP.
 _HTTP = {
     ("oip", "http"): oip_http.front,
+    ("oip", "metrics"): oip_metrics.front,
     **torchserve.FRONTS,
 }
 
@@ -24,6 +27,12 @@ def fronts(service: Service, spoken: Mapping[tuple[str, str], object]) -> list[D
     return [_HTTP[key](service) for key in spoken]
 
 
-def others(service: Service, stopped: Any) -> Iterable[Coroutine[Any, Any, None]]:
-    """What serves the ports that are no HTTP, each until `stopped` is set."""
-    return ()
+def others(service: Service, stopped: asyncio.Event, *, shared: bool) -> Iterable[Coroutine[Any, Any, None]]:
+    """What serves the ports that are no HTTP, each until `stopped` is set.
+
+    `shared`: further API processes may listen at the same.
+    """
+    if "grpc" in service.settings.dialects.get("oip", ()):
+        from api.dialects.oip import grpc  # of an extra
+
+        yield grpc.run(service, stopped, shared=shared)

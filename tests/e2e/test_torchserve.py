@@ -135,7 +135,7 @@ def test_a_request_may_ask_for_a_job_and_native_clients_see_the_same_prediction(
     url = f"{headway.data_url}{httpx.URL(answer.headers['location']).path}"
     prediction = httpx.get(url, headers={"Prefer": "wait=30"}, timeout=60).json()
     assert (prediction["status"], prediction["output"]) == ("succeeded", {"body": ["dict", {"a": 1}]})
-    native = httpx.post(f"{headway.data_url}/v1/models/echo:predict", json={"instances": [{"a": 1}]}, timeout=60)
+    native = httpx.post(f"{headway.data_url}/v1/models/Echo:predict", json={"instances": [{"a": 1}]}, timeout=60)
     assert native.json() == {"predictions": [{"body": ["dict", {"a": 1}]}]}
 
 
@@ -169,7 +169,7 @@ def test_what_is_not_there_is_told_in_torchserves_words(headway: Spoken) -> None
         ("?url=Echo.mar&runtime=java", 400, "BadRequestException"),
         ("?url=Echo.mar&model_name=a%20b", 400, "BadRequestException"),
         ("?url=Echo.mar", 409, "ConflictStatusException"),
-        ("?url=echo/1.0/config.yaml", 400, "InvalidModelException"),
+        ("?url=Echo/1.0/config.yaml", 400, "InvalidModelException"),
     ],
 )
 def test_an_archive_that_cannot_be_registered_is_refused(headway: Spoken, query: str, code: int, type_: str) -> None:
@@ -208,7 +208,7 @@ def test_versions_are_registered_scaled_made_default_and_unregistered(headway: S
     assert headway.management("DELETE", "/models/Echo/2.0").json() == {"status": 'Model "Echo" unregistered'}
     assert error(headway.inference("POST", f"{path}/2.0", json=1))[:2] == (404, "ModelVersionNotFoundException")
     assert headway.inference("POST", path, json="explained").text == "False"
-    assert not (models / "echo" / "2.0").exists()
+    assert not (models / "Echo" / "2.0").exists()
     assert (models / "second.mar").exists()
     listed = headway.management("GET", "/models").json()
     assert listed == {"models": [{"modelName": "Echo", "modelUrl": "Echo.mar"}]}

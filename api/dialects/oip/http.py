@@ -3,19 +3,22 @@
 import gzip
 import re
 import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
-import numpy as np
 
 from api.answers import Answer, Headers
 from api.dialects import jobs
 from api.dialects.front import Dialect, Route
-from api.dialects.oip import errors, metadata, repository
+from api.dialects.oip import errors, generate, metadata, repository
+from api.dialects.oip.classification import classified
 from api.dialects.oip.errors import Code, Refused
-from api.dialects.oip.inference import Output, Reply, infer, prepare, resolve
+from api.dialects.oip.inference import Output, Reply, infer, is_job, job, submit
 from api.dialects.oip.requests import Inference, Wanted, read
-from api.dialects.oip.statistics import Statistics
+from api.dialects.oip.statistics import Statistics, statistics_of
+from api.endpoint import EndpointFunction
 from api.exchange import Call, too_large
 from api.service import Service
 from headway import tensors
@@ -23,12 +26,15 @@ from headway.keys import Scope
 from headway.registry import Version
 
 _JSON: Headers = ((b"content-type", b"application/json"),)
+_EVENTS: Headers = ((b"content-type", b"text/event-stream; charset=utf-8"),)
 _LENGTH = b"inference-header-content-length"
 
 
 def front(service: Service) -> Dialect:
-    port = _Port(Statistics())
+    port = _Port(statistics_of(service))
     model = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+
+    region = r"/v2/(?P<kind>system|cuda)sharedmemory(?:/region/(?P<region>[^/]+))?"
 
     def route(methods: str, pattern: str, function: Any, name: str, scope: Scope | None) -> Route:
         return Route(methods.split(), re.compile(pattern), function, name, scope)
@@ -43,15 +49,31 @@ def front(service: Service) -> Dialect:
         route("GET", f"{model}/ready", port.model_ready, "model ready", None),
         route("GET", f"{model}/config", port.config, "config", "read"),
         route("GET", f"{model}/stats", port.stats, "stats", "read"),
+        route("POST", f"{model}/generate", port.generate, "generate", "predict"),
+        route("POST", f"{model}/generate_stream", port.generate_stream, "generate_stream", "predict"),
+        route("GET POST", "/v2/logging", port.logging, "logging", "read"),
+        route("GET POST", f"(?:{model}|/v2)/trace/setting", port.trace, "trace", "read"),
+        route("GET", f"{region}/status", port.no_memory, "shared memory", "read"),
+        route("POST", f"{region}/unregister", port.forgotten, "shared memory", "predict"),
+        route("POST", f"{region}/register", port.no_registering, "shared memory", "predict"),
         route("POST", "/v2/repository/index", port.index, "index", "read"),
         route("POST", "/v2/repository/models/(?P<model>[^/]+)/load", port.load, "load", "admin"),
         route("POST", "/v2/repository/models/(?P<model>[^/]+)/unload", port.unload, "unload", "admin"),
     ]
-    return Dialect(service, "oip", routes, refuse=errors.answer, unknown=_unknown)
+    return Dialect(service, "oip", routes, refuse=errors.answer, unknown=_unknown(routes))
 
 
-async def _unknown(service: Service, call: Call) -> Answer:
-    raise Refused(Code.NOT_FOUND, "Not Found")
+def _unknown(routes: Sequence[Route]) -> EndpointFunction:
+    """What is at no route, and what is asked by another method than its own."""
+
+    async def unknown(service: Service, call: Call) -> Answer:
+        path = unquote(call.path)
+        methods = [method for each in routes if each.pattern.fullmatch(path) for method in each.methods]
+        if methods:
+            raise Refused(Code.METHOD, "Method Not Allowed", ((b"allow", ", ".join(methods).encode()),))
+        raise Refused(Code.NOT_FOUND, "Not Found")
+
+    return unknown
 
 
 def _answer(value: object) -> Answer:
@@ -68,10 +90,9 @@ class _Port:
         return _answer(metadata.server())
 
     async def health(self, service: Service, call: Call) -> Answer:
-        """200 and nothing, or 400: SQL can be reached and takes submissions."""
-        if call.params["what"] == "live":
-            return Answer(200, b"", ())
-        return Answer(400 if service.draining or not service.registry.views else 200, b"", ())
+        """200 and nothing, or 400."""
+        well = call.params["what"] == "live" or await repository.is_ready(service)
+        return Answer(200 if well else 400, b"", ())
 
     async def models(self, service: Service, call: Call) -> Answer:
         """As KServe lists them."""
@@ -108,10 +129,7 @@ class _Port:
     async def load(self, service: Service, call: Call) -> Answer:
         body = await call.body(service.settings.max_body_bytes)
         if body.strip() and _decoded(body).get("parameters"):
-            raise Refused(
-                Code.UNSUPPORTED,
-                "load: this server takes no configuration or files from clients; change the model folder",
-            )
+            raise repository.unconfigurable()
         await repository.load(service, call, call.params["model"])
         return Answer(200, b"", ())
 
@@ -120,29 +138,63 @@ class _Port:
         await repository.unload(service, call, call.params["model"])
         return Answer(200, b"", ())
 
+    async def generate(self, service: Service, call: Call) -> Answer:
+        return await self._generate(service, call, lambda body: Answer(200, body, _JSON))
+
+    async def generate_stream(self, service: Service, call: Call) -> Answer:
+        """One event: no model answers a request here more than once."""
+        return await self._generate(service, call, lambda body: Answer(200, b"data: %b\n\n" % body, _EVENTS))
+
+    async def _generate(self, service: Service, call: Call, form: Callable[[bytes], Answer]) -> Answer:
+        body = await _body(service, call)
+        row, _ = await _version(service, call)
+        inference = generate.inference_of(body, row.manifest)
+        if jobs.is_job(call):
+            return await submit(service, call, inference, body)
+        return form(generate.answer_of(await infer(service, call, inference, self._statistics)))
+
+    async def logging(self, service: Service, call: Call) -> Answer:
+        raise Refused(Code.UNSUPPORTED, "this server logs as its operator says, not its clients")
+
+    async def trace(self, service: Service, call: Call) -> Answer:
+        raise Refused(Code.UNSUPPORTED, "this server traces nothing at a client's word")
+
+    async def no_memory(self, service: Service, call: Call) -> Answer:
+        """None is registered."""
+        if "region" in call.params:
+            kind = call.params["kind"]
+            raise repository.no_region("CUDA" if kind == "cuda" else kind, call.params["region"])
+        return _answer([])
+
+    async def forgotten(self, service: Service, call: Call) -> Answer:
+        """What never was registered is so afterwards."""
+        return Answer(200, b"", ())
+
+    async def no_registering(self, service: Service, call: Call) -> Answer:
+        raise Refused(Code.UNSUPPORTED, "this server reads no shared memory")
+
     async def infer(self, service: Service, call: Call) -> Answer:
-        service.submitter.check_room()
-        limit = service.settings.max_body_bytes
-        body = _inflated(await call.body(limit), call.headers.get(b"content-encoding"), limit)
+        body = await _body(service, call)
         inference = read(body, call.headers.get(_LENGTH))
         if jobs.is_job(call):
-            asked = await prepare(service, call, inference)
-            if len(asked.rows) > 1:
-                raise Refused(
-                    Code.INVALID_ARG,
-                    f"a job is one prediction, and these are {len(asked.rows)} rows for model '{asked.target.model}'",
-                )
-            return await jobs.submit(service, call, asked.target, asked.rows[0], body)
-        reply = await infer(service, call, inference, self._statistics)
+            return await submit(service, call, inference, body)
+        if is_job(inference):
+            reply = await job(service, call, inference, body)
+        else:
+            reply = await infer(service, call, inference, self._statistics)
         answer = written(reply, inference)
         return _deflated(answer, call.headers.get(b"accept-encoding", b""))
 
 
+async def _body(service: Service, call: Call) -> bytes:
+    """Of a request that asks the model, inflated. Raises Refused, Problem, Disconnected."""
+    service.submitter.check_room()
+    limit = service.settings.max_body_bytes
+    return _inflated(await call.body(limit), call.headers.get(b"content-encoding"), limit)
+
+
 async def _version(service: Service, call: Call) -> tuple[Version, list[str]]:
-    target, _ = await resolve(service, call.params["model"], call.params.get("version"))
-    view = await service.registry.model(target.model)
-    served = [version for version, row in view.versions.items() if row.state == "ready"] or [target.version]
-    return view.versions[target.version], served
+    return await repository.version_of(service, call.params["model"], call.params.get("version"))
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
@@ -163,7 +215,7 @@ def written(reply: Reply, inference: Inference) -> Answer:
     for output in reply.outputs:
         wanted = asked.get(output.name) or Wanted(output.name, inference.binary)
         if wanted.classes:
-            output = _classified(output, wanted.classes)
+            output = classified(output, wanted.classes)
         one: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
         if wanted.binary:
             _, _, data = tensors.from_array(output.array, output.datatype)
@@ -174,6 +226,8 @@ def written(reply: Reply, inference: Inference) -> Answer:
         shown.append(one)
     head: dict[str, Any] = {"id": reply.id} if reply.id else {}
     head |= {"model_name": reply.model, "model_version": reply.version, "outputs": shown}
+    if reply.parameters:
+        head["parameters"] = reply.parameters
     encoded = msgspec.json.encode(head)
     if not binary:
         return Answer(200, encoded, _JSON)
@@ -191,16 +245,6 @@ def _flat(output: Output) -> list[Any]:
         raise Refused(
             Code.INVALID_ARG, f"output '{output.name}' has bytes that are no UTF-8: ask for it as binary data"
         ) from error
-
-
-def _classified(output: Output, count: int) -> Output:
-    """The largest of each row as "value:index"."""
-    rows = output.array.reshape(len(output.array) if output.array.ndim > 1 else 1, -1)
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
-    texts = np.empty(order.shape, dtype=object)
-    for row, indexes in enumerate(order):
-        texts[row] = [f"{rows[row, index]:f}:{index}".encode() for index in indexes]
-    return Output(output.name, "BYTES", texts if output.array.ndim > 1 else texts[0])
 
 
 def _inflated(body: bytes, encoding: bytes | None, limit: int) -> bytes:

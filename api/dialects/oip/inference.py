@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from api.answers import Answer
 from api.asking import ask
 from api.dialects import jobs
 from api.dialects.oip.errors import Code, Refused
@@ -35,6 +36,8 @@ from headway.types import NewPrediction, Prediction
 JSON_INPUT, JSON_OUTPUT = "input", tensors.UNNAMED
 #: Rows of a request to a model of our own, which become a prediction each.
 MOST_ROWS = 4096
+#: A request's parameter; true asks for a job.
+JOB_PARAMETER = "headway_async"
 
 Array = np.ndarray[Any, Any]
 
@@ -56,6 +59,7 @@ class Reply(NamedTuple):
     version: str
     id: str
     outputs: list[Output]
+    parameters: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,9 @@ async def infer(service: Service, call: Call, inference: Inference, statistics: 
     began = now_us()
     asked = await prepare(service, call, inference)
     target = asked.target
-    await service.capacity.admit(target, len(asked.rows))
-    answers = await ask(service, call, asked.rows, target.at_most, within_s=jobs.LONGEST_WAIT_S)
+    with statistics.waiting(target.model, target.version, began):
+        await service.capacity.admit(target, len(asked.rows))
+        answers = await ask(service, call, asked.rows, target.at_most, within_s=jobs.LONGEST_WAIT_S)
     ended = [answers.ended.get(row.id) for row in asked.rows]
     statistics.add(target.model, target.version, asked.count, ended, began)
     failed = next((one for one in ended if one is None or one.status is not Status.SUCCEEDED), _NOBODY)
@@ -83,6 +88,34 @@ async def infer(service: Service, call: Call, inference: Inference, statistics: 
     done = [one for one in ended if one is not None]
     outputs = [await _output_of(service, row.id, one) for row, one in zip(asked.rows, done, strict=True)]
     return Reply(target.model, target.version, inference.id, _tensors_of(asked, outputs, inference))
+
+
+def is_job(inference: Inference) -> bool:
+    """Whether it asks by a parameter of its own for a job instead of outputs."""
+    return inference.parameters.get(JOB_PARAMETER) is True
+
+
+async def submit(service: Service, call: Call, inference: Inference, body: bytes) -> Answer:
+    """202 and the job, once it is accepted; `body`: the whole request. Raises Refused, Problem."""
+    asked = await prepare(service, call, inference)
+    if len(asked.rows) > 1:
+        raise Refused(
+            Code.INVALID_ARG,
+            f"a job is one prediction, and these are {len(asked.rows)} rows for model '{asked.target.model}'",
+        )
+    return await jobs.submit(service, call, asked.target, asked.rows[0], body)
+
+
+async def job(service: Service, call: Call, inference: Inference, body: bytes) -> Reply:
+    """As `submit`, in the form of a reply: it has no outputs, and its parameters say where they will be."""
+    answer = await submit(service, call, inference, body)
+    accepted = msgspec.json.decode(answer.body)
+    parameters = {
+        "headway_job_id": accepted["id"],
+        "headway_job_status": accepted["status"],
+        "headway_job_url": dict(answer.headers)[b"location"].decode(),
+    }
+    return Reply(accepted["model"], accepted["version"], inference.id, [], parameters)
 
 
 _NOBODY: Any = object()
@@ -145,8 +178,12 @@ def _texts(target: Target, inference: Inference) -> list[bytes]:
             f"model '{target.model}' declares no inputs: it takes '{JSON_INPUT}', BYTES, each of it JSON",
         )
     (given,) = inference.inputs
+    try:
+        values = tensors.to_array("BYTES", given.shape, given.data).reshape(-1)
+    except InputRefused as refused:
+        raise Refused(Code.INVALID_ARG, f"input '{JSON_INPUT}' {refused.detail}") from refused
     texts = []
-    for value in tensors.to_array("BYTES", given.shape, given.data).reshape(-1):
+    for value in values:
         try:
             msgspec.json.decode(value)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -179,7 +216,8 @@ def _checked(target: Target, manifest: Manifest, given: Sequence[Given]) -> list
         raise Refused(
             Code.INVALID_ARG,
             f"expected {required} inputs but got {len(given)} inputs for model '{model}'. "
-            f"Got input(s) {_quoted(by_name)}, but missing required input(s) {_quoted(missing)}. Please provide all required input(s).",
+            f"Got input(s) {_quoted(by_name)}, but missing required input(s) {_quoted(missing)}. "
+            "Please provide all required input(s).",
         )
     found = [by_name[name] for name in declared if name in by_name]
     batched = manifest.items != "alone"

@@ -10,7 +10,9 @@ from headway.manifest import Manifest, Tensor
 from headway.registry import Version
 
 #: What is understood of the protocol's extensions.
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics", "parameters")
+EXTENSIONS = (
+    "classification", "model_repository", "model_configuration", "binary_tensor_data", "parameters", "statistics",
+)  # fmt: skip
 
 #: Of ours → (platform, backend) as Triton calls it.
 _PLATFORMS = {

@@ -5,9 +5,11 @@ import time
 
 from api import audit
 from api.dialects.oip.errors import Code, Refused
+from api.dialects.oip.inference import resolve
 from api.exchange import Call
 from api.registry import ModelView
 from api.service import Service
+from headway.errors import StorageUnavailable
 from headway.registry import Version
 
 #: A load is waited for this long.
@@ -32,6 +34,24 @@ def _shown(row: Version) -> dict[str, str]:
     return shown
 
 
+async def is_ready(service: Service) -> bool:
+    """It takes requests, and has read from SQL what there is."""
+    if not service.registry.views:
+        try:
+            await service.registry.refresh()
+        except StorageUnavailable:
+            return False
+    return not service.draining
+
+
+async def version_of(service: Service, name: str, version: str | None) -> tuple[Version, list[str]]:
+    """The version that is asked for, and all that can be. Raises Refused where there is none."""
+    target, _ = await resolve(service, name, version)
+    view = await service.registry.model(target.model)
+    served = [each for each, row in view.versions.items() if row.state == "ready"] or [target.version]
+    return view.versions[target.version], served
+
+
 async def load(service: Service, call: Call, name: str) -> None:
     """Returns once what the policy wants of it is loaded. Raises Refused."""
     await service.registry.refresh()
@@ -54,6 +74,19 @@ async def load(service: Service, call: Call, name: str) -> None:
         if time.monotonic() >= give_up:
             raise Refused(Code.UNAVAILABLE, f"model '{name}' is still loading")
         await asyncio.sleep(_LOOK_S)
+
+
+def unconfigurable() -> Refused:
+    """Of a load that brings a configuration or files."""
+    return Refused(
+        Code.UNSUPPORTED,
+        "load: this server takes no configuration or files from clients; change the model folder",
+    )
+
+
+def no_region(kind: str, name: str) -> Refused:
+    """Of shared memory, in which nobody has registered anything."""
+    return Refused(Code.NOT_FOUND, f"Unable to find {kind} shared memory region: '{name[:200]}'")
 
 
 async def unload(service: Service, call: Call, name: str) -> None:

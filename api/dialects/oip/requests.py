@@ -4,6 +4,7 @@ The rule: what it says must be what is there, and each tensor leaves here as the
 promise, however it came.
 """
 
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -86,8 +87,10 @@ def read(body: bytes, header_length: bytes | None) -> Inference:
         given.append(entry)
     if len(rest):
         raise Refused(Code.INVALID_ARG, f"unexpected additional input data: {len(rest)} bytes")
+    for asked in request.outputs:
+        without_shared_memory("output", asked.name, asked.parameters)
     wanted = [
-        Wanted(one.name, bool(one.parameters.get("binary_data")), _classes(one.parameters)) for one in request.outputs
+        Wanted(one.name, bool(one.parameters.get("binary_data")), classes_of(one.parameters)) for one in request.outputs
     ]
     binary = bool(request.parameters.get("binary_data_output"))
     return Inference(request.id, given, wanted, binary, request.parameters)
@@ -104,11 +107,20 @@ def _length(header: bytes, most: int) -> int:
     return int(text)
 
 
-def _classes(parameters: dict[str, Any]) -> int:
+def classes_of(parameters: Mapping[str, Any]) -> int:
+    """Of an output's parameters. Raises Refused."""
     count = parameters.get("classification", 0)
     if type(count) is not int or count < 0:
         raise Refused(Code.INVALID_ARG, "the output parameter 'classification' should be a number")
     return count
+
+
+def without_shared_memory(kind: str, name: str, parameters: Iterable[str]) -> None:
+    """Of an input's or an output's parameters. Raises Refused."""
+    if "shared_memory_region" in parameters:
+        raise Refused(
+            Code.UNSUPPORTED, f"{kind} '{name[:200]}' is in shared memory, which this server neither reads nor writes"
+        )
 
 
 def _input(one: _Input, rest: memoryview) -> tuple[Given, memoryview]:
@@ -116,8 +128,7 @@ def _input(one: _Input, rest: memoryview) -> tuple[Given, memoryview]:
     name, datatype = one.name, one.datatype
     if datatype not in tensors.DTYPES:
         raise Refused(Code.INVALID_ARG, f"invalid datatype for input {name[:200]}")
-    if "shared_memory_region" in one.parameters:
-        raise Refused(Code.UNSUPPORTED, f"input '{name[:200]}' is in shared memory, which this server does not read")
+    without_shared_memory("input", name, one.parameters)
     size = one.parameters.get("binary_data_size")
     if (size is None) == (one.data is msgspec.UNSET):
         said = "no field is set" if size is None else "set 'data' 'binary_data_size' in 'parameters'"
@@ -133,15 +144,16 @@ def _input(one: _Input, rest: memoryview) -> tuple[Given, memoryview]:
             Code.INVALID_ARG, f"input '{name[:200]}' claims {size} bytes of binary data; {len(rest)} are left"
         )
     data = rest[:size]
-    _check(name, datatype, shape, len(data))
+    check(name, datatype, shape, len(data))
     return Given(name, datatype, shape, data), rest[size:]
 
 
-def _check(name: str, datatype: str, shape: tuple[int, ...], length: int) -> None:
+def check(name: str, datatype: str, shape: tuple[int, ...], length: int) -> None:
+    """Whether so many bytes can be an input of this shape. Raises Refused."""
     try:
         tensors.check_length(name, datatype, shape, length)
     except InputRefused as refused:
-        raise Refused(Code.INVALID_ARG, f"input '{name[:200]}' {refused.detail}") from refused
+        raise Refused(Code.INVALID_ARG, f"input {refused.detail}") from refused
 
 
 def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> bytes:

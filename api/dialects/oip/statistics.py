@@ -3,10 +3,15 @@
 Every API process counts what it has answered itself.
 """
 
+import contextlib
+import weakref
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from api.exchange import Disconnected
+from api.problems import Problem
+from api.service import Service
 from headway.clock import now_us
 from headway.notices import Ended
 from headway.states import Status
@@ -25,6 +30,9 @@ class Duration:
 
 _KINDS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 
+#: Why a request failed: it was turned away; its caller left; the model, or whatever else, failed.
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
 
 @dataclass(slots=True)
 class Counts:
@@ -33,15 +41,39 @@ class Counts:
     inferences: int = 0  # rows
     executions: float = 0.0  # each item's share of its micro-batch's call
     last_ms: int = 0
+    waiting: int = 0  # requests under way
+    failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     durations: dict[str, Duration] = field(default_factory=lambda: {kind: Duration() for kind in _KINDS})
     batches: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))  # calls, by their items
 
 
 class Statistics:
-    """Of one dialect."""
+    """Of all the ports of this dialect."""
 
     def __init__(self) -> None:
         self.versions: dict[tuple[str, str], Counts] = defaultdict(Counts)
+
+    def of(self, model: str, version: str) -> Counts:
+        return self.versions.get((model, version)) or Counts()
+
+    @contextlib.contextmanager
+    def waiting(self, model: str, version: str, began: int) -> Iterator[None]:
+        """While a request is under way; one that ends by an exception has failed."""
+        counts = self.versions[model, version]
+        counts.waiting += 1
+        try:
+            yield
+        except Exception as error:
+            reason = "OTHER"
+            if isinstance(error, Disconnected):
+                reason = "CANCELED"
+            elif isinstance(error, Problem):
+                reason = "REJECTED"
+            counts.failures[reason] += 1
+            counts.durations["fail"].add(now_us() - began)
+            raise
+        finally:
+            counts.waiting -= 1
 
     def add(
         self,
@@ -56,10 +88,12 @@ class Statistics:
         counts.last_ms = now_us() // 1000
         there = [one for one in ended if one is not None]
         succeeded = len(there) == len(ended) and all(one.status is Status.SUCCEEDED for one in there)
-        finished = max((one.completed_at or 0 for one in there), default=0)
+        finished = max((one.completed_at or 0 for one in there), default=0) or now_us()
         started = min((one.started_at or finished for one in there), default=finished)
         counts.durations["success" if succeeded else "fail"].add(finished - began)
         if not succeeded:
+            failed = any(one.status is Status.FAILED for one in there)
+            counts.failures["BACKEND" if failed else "CANCELED" if there else "OTHER"] += 1
             return
         counts.inferences += rows
         computed = max((one.predict_us or 0 for one in there), default=0)
@@ -76,7 +110,7 @@ class Statistics:
 
     def shown(self, model: str, version: str) -> Mapping[str, object]:
         """A member of `model_stats`."""
-        counts = self.versions.get((model, version)) or Counts()
+        counts = self.of(model, version)
         nothing = {"count": 0, "ns": 0}
         stats = {kind: {"count": one.count, "ns": one.ns} for kind, one in counts.durations.items()}
         return {
@@ -98,3 +132,11 @@ class Statistics:
             ],
             "memory_usage": [],
         }
+
+
+_OF: "weakref.WeakKeyDictionary[Service, Statistics]" = weakref.WeakKeyDictionary()
+
+
+def statistics_of(service: Service) -> Statistics:
+    """Those of an API process, whichever of its ports asks."""
+    return _OF.setdefault(service, Statistics())

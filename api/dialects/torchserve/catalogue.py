@@ -1,7 +1,6 @@
 """The models as TorchServe's clients know them: what is registered, by which name, and its default version.
 
-A version that lies in the models folder is registered until the management API takes it away. Names there may have
-capitals, folders have none.
+A version that lies in the models folder is registered until the management API takes it away.
 """
 
 from pathlib import Path
@@ -50,10 +49,10 @@ def default_of(view: ModelView, there: dict[str, tuple[Version, Registration]]) 
 
 async def view_of(service: Service, name: str) -> tuple[ModelView, dict[str, tuple[Version, Registration]]]:
     """A model with a version at least. Raises Refused."""
-    view = service.registry.views.get(name.lower())
+    view = service.registry.views.get(name)
     if view is None:
         await service.registry.refresh()
-        view = service.registry.views.get(name.lower())
+        view = service.registry.views.get(name)
     if view is None:
         raise no_such_model(name)
     known = view
@@ -66,7 +65,7 @@ async def view_of(service: Service, name: str) -> tuple[ModelView, dict[str, tup
 async def version_of(service: Service, name: str, version: str | None) -> tuple[ModelView, Version, Registration]:
     """The one that is named, else the default. Raises Refused."""
     view, there = await view_of(service, name)
-    wanted = default_of(view, there) if version is None else version.lower()
+    wanted = default_of(view, there) if version is None else version
     if wanted not in there:
         raise no_such_version(name, version or wanted)
     return view, *there[wanted]

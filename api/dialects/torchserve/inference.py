@@ -76,7 +76,7 @@ async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Ans
         raise bad_request("Parameter model_name is required.")
     version = call.params.get("version")
     if rest := call.params.get("rest"):
-        asking = {**asking, "test_url_path": rest}
+        asking = {**asking, "url_path": rest}
     target = await _target(service, name, version)
     body = await call.body(service.settings.max_body_bytes)
     request = stored(call, body, asking)
@@ -106,24 +106,22 @@ def _parameters(call: Call) -> dict[str, str]:
 
 async def _target(service: Service, name: str, version: str | None) -> Target:
     """Raises Refused."""
-    model = name.lower()
-    wanted = None if version is None else version.lower()
     try:
-        target = await service.registry.resolve(model, wanted)
+        target = await service.registry.resolve(name, version)
     except Problem as problem:
         if problem.code == "model_not_found":
             raise no_such_model(name) from problem
         if problem.code == "version_not_found":
             raise no_such_version(name, version or "") from problem
-        if problem.code == "unavailable" and model in service.registry.views:
+        if problem.code == "unavailable" and name in service.registry.views:
             await catalogue.version_of(service, name, version)
             raise no_workers(name) from problem
         raise
-    if service.registry.views[model].versions[target.version].wish == "unload":
+    if service.registry.views[name].versions[target.version].wish == "unload":
         _, row, _ = await catalogue.version_of(service, name, version)
         if row.version == target.version:
             raise no_workers(name)
-        return service.registry.views[model].targets[row.version]
+        return service.registry.views[name].targets[row.version]
     return target
 
 
@@ -194,6 +192,8 @@ def _of_item(error: ItemError) -> Refused:
         case ItemCode.INVALID_INPUT | ItemCode.MODEL_ERROR:
             if (said := envelopes.refused_with(error.message)) is not None:
                 code, message = said
+            elif "CUDA" in error.message:  # as TorchServe tells it, too, from the text
+                code, message = 507, "Out of resources"
             elif error.code is ItemCode.INVALID_INPUT:  # of a body that cannot be read, or of no archive's model
                 return bad_request(error.message)
     return Refused(code, "InternalServerException", message)

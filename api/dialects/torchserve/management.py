@@ -223,7 +223,7 @@ async def register(service: Service, call: Call) -> Answer:
         max_workers=workers,
     )
     await _refuse_twice(service, archive)
-    await _keep_default(service, archive.model)
+    await _keep_default(service, archive.name)
     found = await service.threads.run(lambda: store.unpack(models, archive, said), patience_s=_FILES_S)
     await service.threads.run(lambda: service.models.register(found))
     if workers is None:
@@ -245,8 +245,8 @@ async def register(service: Service, call: Call) -> Answer:
 
 async def _refuse_twice(service: Service, archive: store.Archive) -> None:
     row = None
-    if (view := service.registry.views.get(archive.model)) is not None:
-        row = view.versions.get(archive.version.lower())
+    if (view := service.registry.views.get(archive.name)) is not None:
+        row = view.versions.get(archive.version)
     if row is not None and await service.threads.run(lambda: catalogue.said_of(service, row)) is not None:
         message = f"Model version {archive.version} is already registered for model {archive.name}"
         raise Refused(409, "ConflictStatusException", message)
@@ -304,11 +304,11 @@ async def set_default(service: Service, call: Call) -> Answer:
     await service.registry.refresh()
     name, version = call.params["model"], call.params["version"]
     view, there = await catalogue.view_of(service, name)
-    if version.lower() not in there:
+    if version not in there:
         message = f"Model version {version} does not exist for model {name}"
         raise Refused(404, "ModelVersionNotFoundException", message)
-    await _split(service, view, {version.lower(): 1.0})
-    audit.changed(call, f"the default of {view.name} is version {version.lower()}", model=view.name)
+    await _split(service, view, {version: 1.0})
+    audit.changed(call, f"the default of {view.name} is version {version}", model=view.name)
     return pretty({"status": f'Default version successfully updated for model "{name}" to "{version}"'})
 
 
@@ -318,7 +318,7 @@ async def unregister(service: Service, call: Call) -> Answer:
     name = call.params["model"]
     view, there = await catalogue.view_of(service, name)
     default = catalogue.default_of(view, there)
-    version = call.params.get("version", default).lower()
+    version = call.params.get("version", default)
     if version not in there:
         await catalogue.version_of(service, name, call.params.get("version"))
     if version == default and len(there) > 1:

@@ -23,13 +23,8 @@ class Archive(NamedTuple):
     version: str
     described: mar.Described
 
-    @property
-    def model(self) -> str:
-        """Its folder's name."""
-        return self.name.lower()
-
     def target(self, models: Path) -> Path:
-        return models / self.model / self.version.lower()
+        return models / self.name / self.version
 
 
 def find(models: Path, url: str, name: str) -> Archive:
@@ -44,7 +39,7 @@ def find(models: Path, url: str, name: str) -> Archive:
     archive = Archive(
         file, name or described.model_name or file.name.partition(".")[0], described.model_version or "1.0", described
     )
-    for what, said in (("model", archive.model), ("version", archive.version.lower())):
+    for what, said in (("model", archive.name), ("version", archive.version)):
         if not NAME.fullmatch(said):
             raise bad_request(f"The {what} {said[:80]!r} cannot be a folder's name: {NAME_RULE}")
     return archive
