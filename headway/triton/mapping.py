@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from headway.errors import ManifestError
-from headway.manifest import Batching, Manifest, Tensor
+from headway.manifest import Batching, Limits, Manifest, Tensor
 from headway.triton.pbtxt import Config
 
 #: `backend` → (what loads it here, its model file).
@@ -43,6 +43,7 @@ DTYPES = {
 
 _MOST_ITEMS = 4096
 _LONGEST_WAIT_US = 60_000_000
+_LONGEST_QUEUE_TIMEOUT_S = 366 * 86_400
 _LONGEST_NAME = 256
 _LONGEST_LABELS = 1 << 18
 _MOST_INSTANCES = 64
@@ -67,6 +68,7 @@ def manifest(config: Config, folder: Path) -> Manifest:
     labels = {one["name"]: _labels(folder, one["label_filename"]) for one in config["output"] if one["label_filename"]}
     return Manifest(
         batching=_batching(config, inputs, notes),
+        limits=_limits(config),
         inputs=inputs,
         outputs=outputs,
         policy=_policy(config["version_policy"]),
@@ -177,11 +179,20 @@ def _batching(config: Config, inputs: Mapping[str, Tensor], notes: list[str]) ->
     if dynamic["priority_queue_policy"]:
         notes.append("priority_queue_policy is not heeded: a model has one queue, with one end")
     policy = dynamic.get("default_queue_policy", {})
-    if policy.get("default_timeout_microseconds"):
-        notes.append("default_timeout_microseconds is not heeded: a request says for how long it may wait")
+    if policy.get("default_timeout_microseconds") and policy["timeout_action"] == "DELAY":
+        notes.append("timeout_action DELAY is not heeded: what has waited long is not put behind the others")
     if most := policy.get("max_queue_size"):
         batching = msgspec.structs.replace(batching, max_queue=most)
     return msgspec.structs.replace(batching, max_wait_ms=min(wait_us, _LONGEST_WAIT_US) / 1000)
+
+
+def _limits(config: Config) -> Limits:
+    """A minute for a call: how long one may take, Triton does not ask."""
+    policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+    wait_us = policy.get("default_timeout_microseconds", 0)
+    if not wait_us or policy["timeout_action"] == "DELAY":
+        return Limits()
+    return Limits(queue_timeout_s=min(wait_us / 1e6, _LONGEST_QUEUE_TIMEOUT_S))
 
 
 def _policy(policy: Mapping[str, Any]) -> Any:

@@ -214,13 +214,20 @@ def test_what_is_not_heeded_is_noted(tmp_path: Path) -> None:
         f"""backend: "python" {INPUTS} response_cache {{ enable: true }} model_warmup {{ name: "w" }}
         max_batch_size: 4
         dynamic_batching {{
-            default_queue_policy {{ max_queue_size: 7 default_timeout_microseconds: 5 }}
+            default_queue_policy {{ max_queue_size: 7 default_timeout_microseconds: 5 timeout_action: DELAY }}
             priority_levels: 2 priority_queue_policy {{ key: 1 value {{ max_queue_size: 3 }} }}
         }}""",
     )
     assert manifest.batching.max_queue == 7
-    for word in ("model_warmup", "response_cache", "priority_queue_policy", "default_timeout_microseconds"):
+    for word in ("model_warmup", "response_cache", "priority_queue_policy", "DELAY"):
         assert any(word in note for note in notes(manifest))
+    assert manifest.limits.queue_timeout_s is None
+
+
+def test_a_queue_timeout_is_that_of_requests_which_say_none(tmp_path: Path) -> None:
+    policy = "default_queue_policy { default_timeout_microseconds: 250000 }"
+    manifest = of(tmp_path, f'backend: "python" max_batch_size: 4 {INPUTS} dynamic_batching {{ {policy} }}')
+    assert manifest.limits.queue_timeout_s == 0.25
 
 
 def test_labels_go_along(tmp_path: Path) -> None:
