@@ -240,6 +240,8 @@ _UNHEEDED = {
 
 def _note_the_rest(config: Config, notes: list[str]) -> None:
     notes += [text for key, text in _UNHEEDED.items() if config[key]]
+    if "EXECUTION_ENV_PATH" in config["parameters"]:
+        notes.append("EXECUTION_ENV_PATH is not heeded: model.py runs in Headway's own environment, with what is in it")
     if config.get("response_cache", {}).get("enable"):
         notes.append("response_cache is not heeded: every request is computed")
     optimization = config["optimization"]

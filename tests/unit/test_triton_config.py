@@ -212,6 +212,7 @@ def test_what_is_not_heeded_is_noted(tmp_path: Path) -> None:
     manifest = of(
         tmp_path,
         f"""backend: "python" {INPUTS} response_cache {{ enable: true }} model_warmup {{ name: "w" }}
+        parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "env.tar.gz" }} }}
         max_batch_size: 4
         dynamic_batching {{
             default_queue_policy {{ max_queue_size: 7 default_timeout_microseconds: 5 timeout_action: DELAY }}
@@ -219,7 +220,7 @@ def test_what_is_not_heeded_is_noted(tmp_path: Path) -> None:
         }}""",
     )
     assert manifest.batching.max_queue == 7
-    for word in ("model_warmup", "response_cache", "priority_queue_policy", "DELAY"):
+    for word in ("model_warmup", "response_cache", "EXECUTION_ENV_PATH", "priority_queue_policy", "DELAY"):
         assert any(word in note for note in notes(manifest))
     assert manifest.limits.queue_timeout_s is None
 
