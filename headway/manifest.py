@@ -192,7 +192,12 @@ def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[
     batching = manifest.batching
     if "size" not in manifest.config.get("batching", {}):
         batching = msgspec.structs.replace(batching, size=_default_size(inputs))
-    return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs)
+    config = manifest.config
+    if "triton" in config:
+        from headway.triton import mapping  # which builds on this module
+
+        config = {**config, "triton": mapping.said_by_the_model(manifest, inputs, outputs)}
+    return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs, config=config)
 
 
 _SECTIONS = (

@@ -41,6 +41,8 @@ DTYPES = {
     "TYPE_STRING": "string",
 }  # fmt: skip
 
+_DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
+
 _MOST_ITEMS = 4096
 _LONGEST_WAIT_US = 60_000_000
 _LONGEST_QUEUE_TIMEOUT_S = 366 * 86_400
@@ -302,6 +304,21 @@ def completed(manifest: Manifest, config: Config) -> Manifest:
     """With the inputs and outputs of a configuration that the model has filled in."""
     inputs, outputs = _signature(config, may_lack=True)
     return msgspec.structs.replace(manifest, inputs=inputs, outputs=outputs)
+
+
+def said_by_the_model(
+    manifest: Manifest, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> Mapping[str, Any]:
+    """The configuration with the inputs and outputs that it left to the model, as Triton shows it."""
+    first = 1 if manifest.items == "joined" else 0
+    config: dict[str, Any] = dict(manifest.config["triton"])
+    for kind, found in (("input", inputs), ("output", outputs)):
+        if not config[kind]:
+            config[kind] = [
+                {"name": name, "data_type": _DATA_TYPES[one.dtype], "dims": list(one.shape[first:])}
+                for name, one in found.items()
+            ]
+    return config
 
 
 def within(manifest: Manifest) -> Manifest:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headway.errors import ManifestError
-from headway.manifest import Manifest, Tensor, read
+from headway.manifest import Manifest, Tensor, read, with_signature
 from headway.triton import mapping
 from headway.versions import Found, scan, scan_model
 
@@ -299,3 +299,10 @@ def test_the_file_that_the_configuration_names_has_to_be_there(tmp_path: Path) -
 
     assert at("model.py").error is None
     assert str(at("mine.py").error).startswith("no mine.py in ")
+
+
+def test_what_was_left_to_the_model_is_shown_as_it_said_it(tmp_path: Path) -> None:
+    manifest = of(tmp_path, 'backend: "onnxruntime" max_batch_size: 2')
+    loaded = with_signature(manifest, {"X": Tensor("float32", (-1, 3))}, {"Y": Tensor("string", (-1, 1))})
+    assert loaded.config["triton"]["input"] == [{"name": "X", "data_type": "TYPE_FP32", "dims": [3]}]
+    assert loaded.config["triton"]["output"] == [{"name": "Y", "data_type": "TYPE_STRING", "dims": [1]}]
