@@ -23,6 +23,7 @@ from headway.versions import Found, scan
 from storage.engine import Database
 from storage.models import Models
 from storage.workers import Workers
+from tests.graphs import message
 from workers import loaders
 from workers.executor import Executor, LoadFailed
 
@@ -401,22 +402,6 @@ def test_weights_in_safetensors_are_read_into_the_module_that_entry_names(folder
             in_this_process(folder, toml.format(3, "x"))
         with pytest.raises(loaders.Unloadable, match=r"\[inputs\] does not fit Net.forward"):
             in_this_process(folder, toml.format(2, "y"))
-
-
-def message(*fields: tuple[int, int | bytes | str]) -> bytes:
-    """Protobuf, by hand."""
-
-    def varint(value: int) -> bytes:
-        return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
-
-    made = b""
-    for number, value in fields:
-        if isinstance(value, int):
-            made += varint(number << 3) + varint(value)
-        else:
-            content = value.encode() if isinstance(value, str) else value
-            made += varint(number << 3 | 2) + varint(len(content)) + content
-    return made
 
 
 def onnx(batch: int | None, location: str | None, constant: str | None = None) -> bytes:

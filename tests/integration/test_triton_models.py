@@ -21,6 +21,7 @@ from headway.model import Context, Item
 from headway.types import Outcome
 from headway.versions import scan_model
 from launch import check
+from tests.graphs import message
 from workers import loaders
 from workers.executor import Executor, LoadFailed
 
@@ -175,18 +176,6 @@ def test_a_python_backend_model_runs_as_it_is(
     assert json.loads(args["model_config"])["max_batch_size"] == 8
     executor.close()
     assert (tmp_path / "finalized").read_text() == "finalized"
-
-
-def message(*fields: tuple[int, int | bytes | str]) -> bytes:
-    """Protobuf, by hand; numbers below 128."""
-    made = b""
-    for number, value in fields:
-        if isinstance(value, int):
-            made += bytes([number << 3, value])
-        else:
-            content = value.encode() if isinstance(value, str) else value
-            made += bytes([number << 3 | 2, len(content) & 0x7F | 0x80, len(content) >> 7]) + content
-    return made
 
 
 def onnx(*shape: int | str) -> bytes:
