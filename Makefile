@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-dialects fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload bench-gpu clean
+.PHONY: help install demo test test-dialects fuzz chaos endurance check audit bench bench-all bench-peers bench-durable bench-sync bench-device bench-minilm bench-dialects bench-scale bench-polls bench-cpu bench-webhooks bench-batch bench-growth bench-overload bench-gpu clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,10 @@ bench-device: demo-install  ## a simulated accelerator kept busy, beside a bare 
 
 bench-minilm: demo-install  ## embeddings of texts of mixed lengths, beside a bare sorted loop and LitServe
 	$(BIN)/python -m bench.minilm $(BENCH)
+
+bench-dialects: test-install  ## the same artifacts and requests to Triton and TorchServe, and to Headway's ports
+	$(BIN)/python -m tests.dialects build
+	$(BIN)/python -m bench.dialects $(BENCH)
 
 bench-scale: demo-install  ## 1, 2, 4, 8 simulated devices; 1 and 2 API processes
 	$(BIN)/python -m bench.scale $(BENCH)

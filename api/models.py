@@ -1,5 +1,6 @@
 """Models, their versions and what waits for them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from api.registry import ModelView, drain_rate
 from api.service import Service
 from api.versions import fresh
 from headway import broker, quantiles
+from headway.manifest import Tensor
 from headway.registry import Version
 from headway.rendering import optional_time
 from storage.reading import Backlog
@@ -117,8 +119,8 @@ def version_body(row: Version) -> dict[str, Any]:
         "loaded_at": optional_time(row.loaded_at),
         "batching": msgspec.to_builtins(manifest.batching),
         "limits": msgspec.to_builtins(manifest.limits),
-        "inputs": msgspec.to_builtins(manifest.inputs),
-        "outputs": msgspec.to_builtins(manifest.outputs),
+        "inputs": _tensors(manifest.inputs),
+        "outputs": _tensors(manifest.outputs),
         "placements": [
             {
                 "worker_id": placement.worker_id,
@@ -133,3 +135,9 @@ def version_body(row: Version) -> dict[str, Any]:
             for placement in row.placements
         ],
     }
+
+
+def _tensors(declared: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """With what is special about each: what it is not, is left out."""
+    shown: dict[str, dict[str, Any]] = msgspec.to_builtins(declared)
+    return {name: {key: value for key, value in one.items() if value is not False} for name, one in shown.items()}

@@ -91,6 +91,7 @@ def _row(
         size=size,
         shape=shape,
         max_attempts=target.max_attempts,
+        queue_timeout_us=target.queue_timeout_us,
         body=body,
     )
 

@@ -159,7 +159,7 @@ def _row(
         shape=shape,
         max_attempts=body.max_attempts or target.max_attempts,
         metadata=body.metadata,
-        queue_timeout_us=_microseconds(body.queue_timeout_seconds),
+        queue_timeout_us=_microseconds(body.queue_timeout_seconds) or target.queue_timeout_us,
         execution_timeout_us=_microseconds(limit),
         webhook=webhook,
         webhook_events=None if webhook is None else _events(body.webhook_events or ("completed",)),

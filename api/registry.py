@@ -34,6 +34,7 @@ class Target:
         "max_queue",
         "model",
         "most_rows",
+        "queue_timeout_us",
         "size_by",
         "state",
         "timeout_s",
@@ -48,6 +49,8 @@ class Target:
         self.max_queue = row.manifest.batching.max_queue
         self.max_attempts = row.manifest.limits.max_attempts
         self.timeout_s = row.manifest.limits.timeout_s
+        wait_s = row.manifest.limits.queue_timeout_s
+        self.queue_timeout_us = None if wait_s is None else round(wait_s * 1e6)
         self.inputs = row.manifest.inputs
         self.items = row.manifest.items
         self.most_rows = row.manifest.batching.max_batch_cost or 1 << 31

@@ -41,6 +41,7 @@ class Dialect(msgspec.Struct, frozen=True):
     field: str = "features"  # of the body
     headers: str = ""  # of `ask`, a line each
     listed: bool = False  # `ask` takes and answers a list of one
+    tensor: str = ""  # `ask` takes and answers tensors of the Open Inference Protocol, and this is the input's name
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -83,6 +84,10 @@ class Measured(msgspec.Struct, kw_only=True):
         return sum(self.processor_us.values())
 
 
+class Tensor(msgspec.Struct):
+    data: list[float]
+
+
 class Reply(msgspec.Struct):
     """What the sides answer, as far as it is judged here."""
 
@@ -90,6 +95,7 @@ class Reply(msgspec.Struct):
     task_id: str = ""
     status: str = ""
     output: list[float] | None = None
+    outputs: list[Tensor] = []
     completed_at: datetime.datetime | None = None
 
     @property
@@ -278,9 +284,20 @@ def decoded(body: bytes) -> Reply:
     try:
         if body[:2] == b"[[":
             return Reply(output=_listed.decode(body)[0])
-        return Reply(output=_bare.decode(body)) if body[:1] == b"[" else _reply.decode(body)
+        if body[:1] == b"[":
+            return Reply(output=_bare.decode(body))
+        reply = _reply.decode(body)
+        if reply.outputs:
+            reply.output = reply.outputs[0].data
+        return reply
     except (msgspec.DecodeError, IndexError):
         return Reply()
+
+
+def _tensors(name: str, value: Any) -> bytes:
+    """A batch of one."""
+    tensor = {"name": name, "shape": [1, len(value)], "datatype": "FP32", "data": value}
+    return msgspec.json.encode({"inputs": [tensor]})
 
 
 class Round:
@@ -293,6 +310,8 @@ class Round:
         self.submits = [post(job.port, dialect.submit, body) for body in bodies]
         if dialect.listed:
             bodies = [msgspec.json.encode({dialect.field: [value]}) for value in job.questions.inputs]
+        if dialect.tensor:
+            bodies = [_tensors(dialect.tensor, value) for value in job.questions.inputs]
         self.asks = [post(job.port, dialect.ask, body, dialect.headers) for body in bodies]
 
     async def measure(self) -> Measured:

@@ -59,6 +59,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long and how often a prediction is tried."""
 
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0  # of one predict call
+    queue_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86_400)] | None = None  # where a request says none
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
     memory: _Whole | None = None  # bytes of main memory that a device process may hold; beyond them it is loaded anew
 
@@ -191,7 +192,12 @@ def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[
     batching = manifest.batching
     if "size" not in manifest.config.get("batching", {}):
         batching = msgspec.structs.replace(batching, size=_default_size(inputs))
-    return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs)
+    config = manifest.config
+    if "triton" in config:
+        from headway.triton import mapping  # which builds on this module
+
+        config = {**config, "triton": mapping.said_by_the_model(manifest, inputs, outputs)}
+    return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs, config=config)
 
 
 _SECTIONS = (

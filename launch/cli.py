@@ -669,7 +669,7 @@ def webhooks_secret(
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="The model's name: lower case, digits, . _ -")],
+    name: Annotated[str, typer.Argument(help="The model's name: letters, digits, . _ -")],
     *,
     models: ModelsOption = Path("models"),
 ) -> None:

@@ -62,7 +62,7 @@ async def row_of(
         size=size,
         shape=shape,
         max_attempts=target.max_attempts,
-        queue_timeout_us=queue_timeout_us,
+        queue_timeout_us=queue_timeout_us or target.queue_timeout_us,
         traceparent=tracing.traceparent(call),
         body=body,
         content_type=content_type,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from headway.errors import ManifestError
-from headway.manifest import Batching, Manifest, Tensor
+from headway.manifest import Batching, Limits, Manifest, Tensor
 from headway.triton.pbtxt import Config
 
 #: `backend` → (what loads it here, its model file).
@@ -41,8 +41,11 @@ DTYPES = {
     "TYPE_STRING": "string",
 }  # fmt: skip
 
+_DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
+
 _MOST_ITEMS = 4096
 _LONGEST_WAIT_US = 60_000_000
+_LONGEST_QUEUE_TIMEOUT_S = 366 * 86_400
 _LONGEST_NAME = 256
 _LONGEST_LABELS = 1 << 18
 _MOST_INSTANCES = 64
@@ -67,6 +70,7 @@ def manifest(config: Config, folder: Path) -> Manifest:
     labels = {one["name"]: _labels(folder, one["label_filename"]) for one in config["output"] if one["label_filename"]}
     return Manifest(
         batching=_batching(config, inputs, notes),
+        limits=_limits(config),
         inputs=inputs,
         outputs=outputs,
         policy=_policy(config["version_policy"]),
@@ -177,11 +181,20 @@ def _batching(config: Config, inputs: Mapping[str, Tensor], notes: list[str]) ->
     if dynamic["priority_queue_policy"]:
         notes.append("priority_queue_policy is not heeded: a model has one queue, with one end")
     policy = dynamic.get("default_queue_policy", {})
-    if policy.get("default_timeout_microseconds"):
-        notes.append("default_timeout_microseconds is not heeded: a request says for how long it may wait")
+    if policy.get("default_timeout_microseconds") and policy["timeout_action"] == "DELAY":
+        notes.append("timeout_action DELAY is not heeded: what has waited long is not put behind the others")
     if most := policy.get("max_queue_size"):
         batching = msgspec.structs.replace(batching, max_queue=most)
     return msgspec.structs.replace(batching, max_wait_ms=min(wait_us, _LONGEST_WAIT_US) / 1000)
+
+
+def _limits(config: Config) -> Limits:
+    """A minute for a call: how long one may take, Triton does not ask."""
+    policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+    wait_us = policy.get("default_timeout_microseconds", 0)
+    if not wait_us or policy["timeout_action"] == "DELAY":
+        return Limits()
+    return Limits(queue_timeout_s=min(wait_us / 1e6, _LONGEST_QUEUE_TIMEOUT_S))
 
 
 def _policy(policy: Mapping[str, Any]) -> Any:
@@ -229,6 +242,8 @@ _UNHEEDED = {
 
 def _note_the_rest(config: Config, notes: list[str]) -> None:
     notes += [text for key, text in _UNHEEDED.items() if config[key]]
+    if "EXECUTION_ENV_PATH" in config["parameters"]:
+        notes.append("EXECUTION_ENV_PATH is not heeded: model.py runs in Headway's own environment, with what is in it")
     if config.get("response_cache", {}).get("enable"):
         notes.append("response_cache is not heeded: every request is computed")
     optimization = config["optimization"]
@@ -289,6 +304,21 @@ def completed(manifest: Manifest, config: Config) -> Manifest:
     """With the inputs and outputs of a configuration that the model has filled in."""
     inputs, outputs = _signature(config, may_lack=True)
     return msgspec.structs.replace(manifest, inputs=inputs, outputs=outputs)
+
+
+def said_by_the_model(
+    manifest: Manifest, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> Mapping[str, Any]:
+    """The configuration with the inputs and outputs that it left to the model, as Triton shows it."""
+    first = 1 if manifest.items == "joined" else 0
+    config: dict[str, Any] = dict(manifest.config["triton"])
+    for kind, found in (("input", inputs), ("output", outputs)):
+        if not config[kind]:
+            config[kind] = [
+                {"name": name, "data_type": _DATA_TYPES[one.dtype], "dims": list(one.shape[first:])}
+                for name, one in found.items()
+            ]
+    return config
 
 
 def within(manifest: Manifest) -> Manifest:

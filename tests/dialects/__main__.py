@@ -48,8 +48,8 @@ def compare(system: str, folder: Path) -> bool:
     """Whether nothing differs that is not meant to."""
     folder.mkdir()
     theirs = recording.recorded(system).cases
-    with ours.running(system, folder) as running:
-        verdict = comparing.judge(system, theirs, running.ask(theirs))
+    with ours.running([system], folder) as running:
+        verdict = comparing.judge(system, theirs, running.ask(system, theirs))
     print(comparing.report(system, verdict), flush=True)
     return not verdict.unexpected and not verdict.stale
 

@@ -18,28 +18,31 @@ _DIALECTS = {
 
 
 class Ours:
-    """A running one that speaks a system's dialect."""
+    """A running one that speaks the systems' dialects."""
 
-    def __init__(self, system: str, up: RunningHeadway, models: Path) -> None:
-        dialect, roles = _DIALECTS[system]
-        self._ports = {port: up.urls[f"{dialect}.{role}"] for port, role in roles.items()}
-        self._volatile = recording.volatile(system, models)
+    def __init__(self, up: RunningHeadway, models: Path) -> None:
+        self._urls = up.urls
+        self._models = models
 
-    def ask(self, cases: Sequence[Case]) -> list[Case]:
+    def ask(self, system: str, cases: Sequence[Case]) -> list[Case]:
         """The cases with our replies."""
-        return recording.ask(cases, self._ports, self._volatile)
+        dialect, roles = _DIALECTS[system]
+        ports = {port: self._urls[f"{dialect}.{role}"] for port, role in roles.items()}
+        return recording.ask(cases, ports, recording.volatile(system, self._models))
 
 
 @contextlib.contextmanager
-def running(system: str, folder: Path, *, quick: bool = False) -> Iterator[Ours]:
+def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Iterator[Ours]:
     """In an empty folder. `quick`: without the archives that only slow cases are about."""
     models = folder / "models"
-    if system == "triton":
-        shutil.copytree(MODELS / system, models)
-    else:
-        models.mkdir()
+    models.mkdir()
+    if "triton" in systems:
+        shutil.copytree(MODELS / "triton", models, dirs_exist_ok=True)
+    if "torchserve" in systems:
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
-    dialect, ports = _DIALECTS[system]
-    spoken = f"{dialect}={','.join('0' for _ in ports)}"
-    with RunningHeadway(folder / "up", models=models, options=["--dialect", spoken]) as up:
-        yield Ours(system, up, models)
+    options = []
+    for system in systems:
+        dialect, ports = _DIALECTS[system]
+        options += ["--dialect", f"{dialect}={','.join('0' for _ in ports)}"]
+    with RunningHeadway(folder / "up", models=models, options=options) as up:
+        yield Ours(up, models)

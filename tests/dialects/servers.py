@@ -28,8 +28,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def triton(folder: Path, unloaded: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Triton, of the wheel that carries it, with `folder/models`; port → URL. Models are loaded but for `unloaded`."""
+def triton(folder: Path, unloaded: Sequence[str], models: Path = MODELS / "triton") -> Iterator[dict[str, str]]:
+    """Triton, of the wheel that carries it, with a copy of `models`; port → URL. They are loaded but for `unloaded`."""
     home = building.folder("triton")
     (packages,) = (home / "lib").glob("python3.*/site-packages")
     server = packages / "pytriton" / "tritonserver"
@@ -38,7 +38,7 @@ def triton(folder: Path, unloaded: Sequence[str]) -> Iterator[dict[str, str]]:
     shutil.copytree(server / "backends", backends)
     python = packages.parent.name.removeprefix("python")
     shutil.copy(server / "python_backend_stubs" / python / "triton_python_backend_stub", backends / "python")
-    shutil.copytree(MODELS / "triton", folder / "models")
+    shutil.copytree(models, folder / "models")
     http, grpc, metrics = free_ports(3)
     command = [str(server / "bin" / "tritonserver"), "--model-repository", str(folder / "models")]
     command += ["--backend-directory", str(backends), "--disable-auto-complete-config"]

@@ -443,10 +443,10 @@ def gate(ports: Ports) -> Iterator[Path]:
     path = ports.up.folder / "gate"
     path.unlink(missing_ok=True)
     ports.post(f"{ports.up.data_url}/v1/models/gated/predictions", json={"input": {"a": [1.0] * 4, "b": [1.0] * 4}})
-    wait_until(lambda: gated(ports, "running"), 20, "the device to be busy")
+    wait_until(lambda: gated(ports, "in_progress"), 20, "the device to be busy")
     yield path
     path.touch()
-    wait_until(lambda: not gated(ports, "running") and not gated(ports, "queued"), 20, "the device to be free")
+    wait_until(lambda: not gated(ports, "in_progress") and not gated(ports, "queued"), 20, "the device to be free")
 
 
 def test_requests_of_both_protocols_and_of_rest_share_a_micro_batch(ports: Ports, gate: Path) -> None:

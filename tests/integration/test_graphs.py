@@ -124,3 +124,14 @@ def test_what_goes_to_a_device_comes_back_in_the_same_structure(device: str) -> 
     assert back["a"].cpu().tolist() == [[2, 3], [4, 5]]
     assert back["b"][0].cpu().tolist() == [[2, 4], [6, 8]]
     assert (back["b"][1], back["c"]) == (None, "text")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_items_with_rows_of_their_own_are_joined_on_the_way_to_a_device(device: str) -> None:
+    two, one = np.array([[1, 2], [3, 4]], dtype=np.float32), np.array([[5, 6]], dtype=np.float32)
+    with transfer(device) as move:
+        joined = move.in_([two, one], torch.float32, "joined")
+        alone = move.in_([np.array(7, dtype=np.int64)], torch.int32, "alone")
+        back: Any = move.out([joined, alone])
+    assert back[0].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert (back[1].tolist(), back[1].dtype) == (7, torch.int32)

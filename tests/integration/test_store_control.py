@@ -214,3 +214,17 @@ def test_shadows_are_listed_beside_their_originals_newest_first(store: Store) ->
     pairs, after = store.predictions.shadows("digits", "2", after=after, limit=2)
     assert ([(shadow.id, original) for shadow, original in pairs], after) == ([(shadows[0], None)], None)
     assert store.predictions.shadows("digits", "7") == ([], None)
+
+
+def test_names_that_differ_in_case_alone_are_different_models(store: Store) -> None:
+    models, routes = Models(store.database), Routes(store.database)
+    for name in ("bert", "Bert", "_BERT"):
+        models.register(Found(model=name, version="1", path=f"/{name}", manifest=parse({})))  # type: ignore[arg-type]
+    models.place("w1", "cpu", "Bert", "1", "ready")
+    routes.pause("Bert", True)
+    assert {one.model: one.state for one in models.all()} == {"_BERT": "loading", "bert": "loading", "Bert": "ready"}
+    assert list(routes.all()) == ["Bert"]
+    lines = [broker.line(name, "1", 5) for name in ("bert", "Bert")]
+    for line, count in zip(lines, (1, 2), strict=True):
+        store.submitted(count, line=line)
+    assert [store.predictions.depth([line], 10) for line in lines] == [1, 2]

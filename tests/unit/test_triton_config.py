@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headway.errors import ManifestError
-from headway.manifest import Manifest, Tensor, read
+from headway.manifest import Manifest, Tensor, read, with_signature
 from headway.triton import mapping
 from headway.versions import Found, scan, scan_model
 
@@ -212,15 +212,23 @@ def test_what_is_not_heeded_is_noted(tmp_path: Path) -> None:
     manifest = of(
         tmp_path,
         f"""backend: "python" {INPUTS} response_cache {{ enable: true }} model_warmup {{ name: "w" }}
+        parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "env.tar.gz" }} }}
         max_batch_size: 4
         dynamic_batching {{
-            default_queue_policy {{ max_queue_size: 7 default_timeout_microseconds: 5 }}
+            default_queue_policy {{ max_queue_size: 7 default_timeout_microseconds: 5 timeout_action: DELAY }}
             priority_levels: 2 priority_queue_policy {{ key: 1 value {{ max_queue_size: 3 }} }}
         }}""",
     )
     assert manifest.batching.max_queue == 7
-    for word in ("model_warmup", "response_cache", "priority_queue_policy", "default_timeout_microseconds"):
+    for word in ("model_warmup", "response_cache", "EXECUTION_ENV_PATH", "priority_queue_policy", "DELAY"):
         assert any(word in note for note in notes(manifest))
+    assert manifest.limits.queue_timeout_s is None
+
+
+def test_a_queue_timeout_is_that_of_requests_which_say_none(tmp_path: Path) -> None:
+    policy = "default_queue_policy { default_timeout_microseconds: 250000 }"
+    manifest = of(tmp_path, f'backend: "python" max_batch_size: 4 {INPUTS} dynamic_batching {{ {policy} }}')
+    assert manifest.limits.queue_timeout_s == 0.25
 
 
 def test_labels_go_along(tmp_path: Path) -> None:
@@ -291,3 +299,10 @@ def test_the_file_that_the_configuration_names_has_to_be_there(tmp_path: Path) -
 
     assert at("model.py").error is None
     assert str(at("mine.py").error).startswith("no mine.py in ")
+
+
+def test_what_was_left_to_the_model_is_shown_as_it_said_it(tmp_path: Path) -> None:
+    manifest = of(tmp_path, 'backend: "onnxruntime" max_batch_size: 2')
+    loaded = with_signature(manifest, {"X": Tensor("float32", (-1, 3))}, {"Y": Tensor("string", (-1, 1))})
+    assert loaded.config["triton"]["input"] == [{"name": "X", "data_type": "TYPE_FP32", "dims": [3]}]
+    assert loaded.config["triton"]["output"] == [{"name": "Y", "data_type": "TYPE_STRING", "dims": [1]}]

@@ -1,4 +1,4 @@
-"""What model.toml declares beside what a graph says of itself."""
+"""What model.toml, or another server's configuration, declares beside what a graph says of itself."""
 
 from headway.manifest import Tensor
 from workers.loaders import Unloadable

@@ -67,17 +67,18 @@ class TritonModel:
             raise invalid(f"execute returned {type(responses).__name__}, and should return a list of InferenceResponse")
         if len(responses) != len(requests):
             raise invalid(f"execute returned {len(responses)} responses for {len(requests)} requests")
-        return [_answer(response) for response in responses]
+        return [self._answer(response) for response in responses]
 
-
-def _answer(response: object) -> object:
-    """The outputs by name, or the error of this request alone."""
-    if not isinstance(response, pb_utils.InferenceResponse):
-        return invalid(f"execute returned {type(response).__name__} for a request, and should return InferenceResponse")
-    error = response.error()
-    if error is not None:
-        return ItemFailed(_CODES.get(error.code(), ItemCode.MODEL_ERROR), error.message())
-    return {tensor.name(): _array(tensor) for tensor in response.output_tensors()}
+    def _answer(self, response: object) -> object:
+        """The outputs that are declared, by name, or the error of this request alone."""
+        if not isinstance(response, pb_utils.InferenceResponse):
+            kind = type(response).__name__
+            return invalid(f"execute returned {kind} for a request, and should return InferenceResponse")
+        error = response.error()
+        if error is not None:
+            return ItemFailed(_CODES.get(error.code(), ItemCode.MODEL_ERROR), error.message())
+        outputs = response.output_tensors()
+        return {one.name(): _array(one) for one in outputs if not self.outputs or one.name() in self.outputs}
 
 
 def _array(tensor: pb_utils.Tensor) -> np.ndarray[Any, Any]:

@@ -352,8 +352,7 @@ class _Methods:
 
     async def stats(self, request: Any, call: Call) -> Message:
         if request.name:
-            row, _ = await repository.version_of(self._service, request.name, request.version)
-            rows = [row]
+            rows = repository.counted(self._service, request.name, request.version)
         else:
             rows = [row for view in self._service.registry.views.values() for row in view.versions.values()]
         shown = [self._statistics.shown(row.model, row.version) for row in rows]

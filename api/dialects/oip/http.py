@@ -103,9 +103,12 @@ class _Port:
         return _answer(metadata.model(row, versions))
 
     async def model_ready(self, service: Service, call: Call) -> Answer:
-        row, _ = await _version(service, call)
+        try:
+            row, _ = await _version(service, call)
+        except Refused as refused:
+            raise _not_ready() from refused
         if row.state != "ready":
-            raise Refused(Code.INVALID_ARG, "Model version not ready")
+            raise _not_ready()
         return Answer(200, b"", ())
 
     async def config(self, service: Service, call: Call) -> Answer:
@@ -114,8 +117,7 @@ class _Port:
 
     async def stats(self, service: Service, call: Call) -> Answer:
         if "model" in call.params:
-            row, _ = await _version(service, call)
-            rows = [row]
+            rows = repository.counted(service, call.params["model"], call.params.get("version"))
         else:
             rows = [row for view in service.registry.views.values() for row in view.versions.values()]
         return _answer({"model_stats": [self._statistics.shown(row.model, row.version) for row in rows]})
@@ -184,6 +186,10 @@ class _Port:
             reply = await infer(service, call, inference, self._statistics)
         answer = written(reply, inference)
         return _deflated(answer, call.headers.get(b"accept-encoding", b""))
+
+
+def _not_ready() -> Refused:
+    return Refused(Code.INVALID_ARG, "Model version not ready")
 
 
 async def _body(service: Service, call: Call) -> bytes:

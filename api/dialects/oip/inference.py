@@ -48,6 +48,7 @@ class Output(NamedTuple):
     name: str
     datatype: str
     array: Array
+    labels: Sequence[str] = ()  # of its classes, where they have names
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,7 +149,11 @@ async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
         measured = [target.measure(None, body, "") for body, _ in bodies]
         count = len(bodies)
     else:
-        inputs = _checked(target, manifest, inference.inputs)
+        try:
+            inputs = _checked(target, manifest, inference.inputs)
+        except Refused as refused:  # from here on, Triton names the request
+            id_ = inference.id or "<id_unknown>"
+            raise Refused(refused.code, f"[request id: {id_}] {refused}") from refused
         count = 1 if manifest.items == "alone" or not inputs else inputs[0].shape[0]
         parts = _rows(inputs, count) if manifest.items == "stacked" else [inputs]
         bodies, measured = [], []
@@ -340,13 +345,14 @@ async def _output_of(service: Service, id_: str, end: Ended | Prediction) -> Any
 
 def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
     declared = asked.manifest.outputs
-    named = _by_name(declared, outputs)
+    named = _by_name(asked.manifest, outputs)
     wanted = inference.outputs
     for one in wanted:
         if one.name not in named:
             raise Refused(
                 Code.INVALID_ARG, f"unexpected inference output '{one.name[:200]}' for model '{asked.target.model}'"
             )
+    labels = asked.manifest.config.get("labels") or {}
     asked_for = {one.name for one in wanted} or named.keys()
     names = [name for name in named if name in asked_for]  # in the model's order, whatever was asked first
     found = []
@@ -355,12 +361,20 @@ def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[
         datatype = None if tensor is None else tensors.DATATYPES[tensor.dtype]
         values = named[name]
         array = _array(values if asked.manifest.items == "stacked" else values[0], datatype)
-        found.append(Output(name, datatype or _datatype(array), array))
+        found.append(Output(name, datatype or _datatype(array), array, labels.get(name, ())))
     return found
 
 
-def _by_name(declared: Mapping[str, Tensor], outputs: list[Any]) -> dict[str, list[Any]]:
-    """Each output's value in every item."""
+def _by_name(manifest: Manifest, outputs: list[Any]) -> dict[str, list[Any]]:
+    """Each output's value in every item; a model of another server's may have left some out."""
+    declared = manifest.outputs
+    if (
+        manifest.items != "stacked"
+        and declared
+        and isinstance(outputs[0], dict)
+        and outputs[0].keys() <= declared.keys()
+    ):
+        return {name: [outputs[0][name]] for name in declared if name in outputs[0]}
     if all(isinstance(output, dict) for output in outputs):
         names = list(declared) or list(outputs[0])
         if names and all(output.keys() == set(names) for output in outputs):

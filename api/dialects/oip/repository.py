@@ -46,10 +46,23 @@ async def is_ready(service: Service) -> bool:
 
 async def version_of(service: Service, name: str, version: str | None) -> tuple[Version, list[str]]:
     """The version that is asked for, and all that can be. Raises Refused where there is none."""
+    await service.registry.refresh()
     target, _ = await resolve(service, name, version)
     view = await service.registry.model(target.model)
-    served = [each for each, row in view.versions.items() if row.state == "ready"] or [target.version]
-    return view.versions[target.version], served
+    served = [version] if version else [each for each, row in view.versions.items() if row.state == "ready"]
+    return view.versions[target.version], served or [target.version]
+
+
+def counted(service: Service, name: str, version: str | None) -> list[Version]:
+    """The version that is asked for, or all of the model's that are served: of statistics. Raises Refused."""
+    view = service.registry.views.get(name)
+    if view is None:
+        raise Refused(Code.INVALID_ARG, f"requested model '{name}' is not available")
+    if not version:
+        return [row for row in view.versions.values() if row.state == "ready"]
+    if version not in view.versions:
+        raise Refused(Code.INVALID_ARG, f"requested model version is not available for model '{name}'")
+    return [view.versions[version]]
 
 
 async def load(service: Service, call: Call, name: str) -> None:
@@ -68,7 +81,7 @@ async def load(service: Service, call: Call, name: str) -> None:
         states = [service.registry.views[name].versions[row.version] for row in wanted]
         if failed := next((row for row in states if row.state == "failed"), None):
             state = f"version {failed.version} is at UNAVAILABLE state: Internal: {failed.reason};"
-            raise Refused(Code.INTERNAL, f"load failed for model '{name}': {state}")
+            raise Refused(Code.INVALID_ARG, f"load failed for model '{name}': {state}")
         if all(row.state == "ready" for row in states):
             return
         if time.monotonic() >= give_up:

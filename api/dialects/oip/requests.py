@@ -4,6 +4,7 @@ The rule: what it says must be what is there, and each tensor leaves here as the
 promise, however it came.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
@@ -62,6 +63,13 @@ class _Request(msgspec.Struct):
     outputs: list[_Output] = []
     parameters: dict[str, Any] = {}
 
+
+#: As they travel.
+_DTYPES = {
+    datatype: np.dtype(tensors.DTYPES[datatype]).newbyteorder("<")
+    for datatype in tensors.ITEM_BYTES
+    if datatype != "BF16"
+}
 
 _decode = msgspec.json.Decoder(_Request).decode
 _values = msgspec.json.Decoder().decode
@@ -165,7 +173,7 @@ def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: bytes) ->
         flat = _flattened(name, _values(data), kind)
     if len(shape) > 32 or any(length < 0 or length >= 1 << 31 for length in shape):
         raise Refused(Code.INVALID_ARG, f"input '{name[:200]}' has a shape that is none")
-    wanted = int(np.prod(shape, dtype=object)) if shape else 1
+    wanted = math.prod(shape)
     if len(flat) != wanted:
         raise Refused(
             Code.INVALID_ARG, f"input '{name[:200]}' got {len(flat)} elements, and its shape says {wanted} elements"
@@ -177,7 +185,7 @@ def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: bytes) ->
             return tensors.from_array(array)[2]
         if datatype == "BF16":
             return tensors.from_array(np.array(flat, np.float32), "BF16")[2]
-        return tensors.from_array(np.array(flat, tensors.DTYPES[datatype]))[2]
+        return np.array(flat, _DTYPES[datatype]).tobytes()
     except (OverflowError, ValueError, UnicodeError) as error:
         raise Refused(Code.INVALID_ARG, f"input '{name[:200]}' has a value that is no {datatype}: {error}") from error
 

@@ -76,7 +76,7 @@ async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Ans
         raise bad_request("Parameter model_name is required.")
     version = call.params.get("version")
     if rest := call.params.get("rest"):
-        asking = {**asking, "test_url_path": rest}
+        asking = {**asking, "url_path": rest}
     target = await _target(service, name, version)
     body = await call.body(service.settings.max_body_bytes)
     request = stored(call, body, asking)
@@ -192,6 +192,8 @@ def _of_item(error: ItemError) -> Refused:
         case ItemCode.INVALID_INPUT | ItemCode.MODEL_ERROR:
             if (said := envelopes.refused_with(error.message)) is not None:
                 code, message = said
+            elif "CUDA" in error.message:  # as TorchServe tells it, too, from the text
+                code, message = 507, "Out of resources"
             elif error.code is ItemCode.INVALID_INPUT:  # of a body that cannot be read, or of no archive's model
                 return bad_request(error.message)
     return Refused(code, "InternalServerException", message)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,3 +194,20 @@ def test_each_tenants_rows_go_to_lines_of_its_class(keyed: "Stack") -> None:
     lines = {tenant: rows[id_].line for tenant, id_ in ids.items()}
     assert lines == {tenant: f"headway:echo@2:1.{tenants.admit(tenant)}" for tenant in lines}
     assert len(set(lines.values())) == 2
+
+
+def test_a_model_says_how_long_is_waited_for_it_where_a_request_does_not(stack: "Stack") -> None:
+    manifest = parse({"limits": {"queue_timeout_s": 20}})
+    Models(stack.database).register(Found(model="brief", version="1", path=Path("/nowhere"), manifest=manifest))
+
+    def seconds(**said: float) -> float:
+        client = stack.api.client
+        body = client.post("/v1/models/brief/predictions", json={"input": 1, **said}).json()
+        expires, created = (datetime.fromisoformat(body[key]) for key in ("expires_at", "created_at"))
+        return (expires - created).total_seconds()
+
+    assert seconds() == pytest.approx(20, abs=1)
+    assert seconds(queue_timeout_seconds=60) == pytest.approx(60, abs=1)
+    unanswered = {"json": {"instances": [1]}, "headers": {"prefer": "wait=0"}}
+    (member,) = stack.api.client.post("/v1/models/brief:predict", **unanswered).json()["predictions"]  # type: ignore[arg-type]
+    assert stack.api.client.get(f"/v1/predictions/{member['id']}").json()["expires_at"] is not None
