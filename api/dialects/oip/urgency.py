@@ -1,4 +1,4 @@
-"""How soon a request is to be computed: Triton's levels and timeouts, as a model's configuration has them, in our terms.
+"""How soon a request is to be computed: Triton's levels and timeouts, as a configuration has them, in our terms.
 
 Triton counts levels from 1, the first, to as many as the model has; 0, and what is no level, is the model's default.
 A timeout of the request (microseconds) may only shorten the one that the model's queue has.
