@@ -8,6 +8,7 @@ open there, so that new connections wait in their backlog for the next process.
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import logging
 import os
 import resource
@@ -163,7 +164,7 @@ async def serve(
     service: Service, data: socket.socket, control: socket.socket, spoken: Spoken, *, supervised: bool
 ) -> None:
     """Until a signal, then drains. `supervised`: whoever started this holds the ports, also those not given here."""
-    data_limits, control_limits = _limits(service.settings)
+    data_limits, control_limits = _limits(service.settings, 1 + len(spoken))
     servers = [
         _server(data_app(service), data_limits, lifespan="on"),
         _server(control_app(service), control_limits, lifespan="off"),
@@ -173,10 +174,10 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    tasks = [
-        asyncio.create_task(server.serve(sockets=[listening]))
-        for server, listening in zip(servers, (data, control, *spoken.values()), strict=True)
-    ]
+    listening = zip(servers, (data, control, *spoken.values()), strict=True)
+    tasks = [asyncio.create_task(server.serve(sockets=[each])) for server, each in itertools.islice(listening, 2)]
+    # The data port's server starts the service, which is all that dialects have.
+    tasks += [asyncio.create_task(_serve_after(service.started, server, each)) for server, each in listening]
     tasks += [asyncio.create_task(other) for other in dialects.others(service, stopped, shared=supervised)]
     stop = asyncio.create_task(stopped.wait())
     living = asyncio.create_task(_live())
@@ -189,11 +190,17 @@ async def serve(
             await asyncio.sleep(_NOTICE_S)
     finally:
         stopped.set()
+        service.started.set()
         stop.cancel()
         living.cancel()
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
+
+
+async def _serve_after(started: asyncio.Event, server: _Server, listening: socket.socket) -> None:
+    await started.wait()
+    await server.serve(sockets=[listening])
 
 
 async def _live() -> None:
@@ -205,16 +212,17 @@ async def _live() -> None:
         await asyncio.sleep(1.0)
 
 
-def _limits(settings: Settings) -> tuple[Limits, Limits]:
-    """Of the data port and of the control port. As many files may be open as this needs, if the system lets us."""
-    wanted = settings.max_connections + _OTHER_FILES
+def _limits(settings: Settings, ports: int) -> tuple[Limits, Limits]:
+    """Of the data port, or any other of so many ports, and of the control port. As many files may be open as this
+    needs, if the system lets us."""
+    wanted = ports * settings.max_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if most < wanted:
         log.warning("the system lets this process open %d files, so it takes fewer connections", most)
-    data = min(settings.max_connections, max(most - _OTHER_FILES, most // 2))
+    data = min(settings.max_connections, max(most - _OTHER_FILES, most // 2) // ports)
     return tuple(Limits(most=each, read_s=settings.read_timeout_s) for each in (data, min(data, _OPERATORS)))  # type: ignore[return-value]
 
 

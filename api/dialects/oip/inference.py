@@ -17,6 +17,7 @@ import numpy as np
 from api.answers import Answer
 from api.asking import ask
 from api.dialects import jobs
+from api.dialects.oip import urgency
 from api.dialects.oip.errors import Code, Refused
 from api.dialects.oip.requests import Given, Inference
 from api.dialects.oip.statistics import Statistics
@@ -169,7 +170,16 @@ async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
                 ) from refused
             bodies.append((body, tensors.MEDIA_TYPE))
     rows = [
-        await jobs.row_of(service, call, target, body, type_, size)
+        await jobs.row_of(
+            service,
+            call,
+            target,
+            body,
+            type_,
+            size,
+            priority=urgency.priority_of(manifest, inference.parameters),
+            queue_timeout_us=urgency.queue_timeout_us(manifest, inference.parameters, target.queue_timeout_us),
+        )
         for (body, type_), size in zip(bodies, measured, strict=True)
     ]
     return Asked(target, manifest, rows, count)
