@@ -164,7 +164,7 @@ async def serve(
     service: Service, data: socket.socket, control: socket.socket, spoken: Spoken, *, supervised: bool
 ) -> None:
     """Until a signal, then drains. `supervised`: whoever started this holds the ports, also those not given here."""
-    data_limits, control_limits = _limits(service.settings, 1 + len(spoken))
+    data_limits, control_limits = _limits(service.settings, 1 + sum(map(len, service.settings.dialects.values())))
     servers = [
         _server(data_app(service), data_limits, lifespan="on"),
         _server(control_app(service), control_limits, lifespan="off"),
@@ -178,7 +178,8 @@ async def serve(
     tasks = [asyncio.create_task(server.serve(sockets=[each])) for server, each in itertools.islice(listening, 2)]
     # The data port's server starts the service, which is all that dialects have.
     tasks += [asyncio.create_task(_serve_after(service.started, server, each)) for server, each in listening]
-    tasks += [asyncio.create_task(other) for other in dialects.others(service, stopped, shared=supervised)]
+    others = dialects.others(service, stopped, shared=supervised, most=data_limits.most)
+    tasks += [asyncio.create_task(other) for other in others]
     stop = asyncio.create_task(stopped.wait())
     living = asyncio.create_task(_live())
     try:

@@ -27,12 +27,12 @@ def fronts(service: Service, spoken: Mapping[tuple[str, str], object]) -> list[D
     return [_HTTP[key](service) for key in spoken]
 
 
-def others(service: Service, stopped: asyncio.Event, *, shared: bool) -> Iterable[Coroutine[Any, Any, None]]:
+def others(service: Service, stopped: asyncio.Event, *, shared: bool, most: int) -> Iterable[Coroutine[Any, Any, None]]:
     """What serves the ports that are no HTTP, each until `stopped` is set.
 
-    `shared`: further API processes may listen at the same.
+    `shared`: further API processes may listen at the same. `most`: connections of a port.
     """
     if "grpc" in service.settings.dialects.get("oip", ()):
         from api.dialects.oip import grpc  # of an extra
 
-        yield grpc.run(service, stopped, shared=shared)
+        yield grpc.run(service, stopped, shared=shared, most=most)

@@ -291,6 +291,8 @@ def test_metadata_configuration_and_statistics_are_the_same_in_both_protocols(po
         config = rpc.get_model_config("add").config
         assert (config.max_batch_size, config.input[0].dims) == (32, [4])
         assert http.get_model_config("add")["max_batch_size"] == 32
+        single = http.get_model_config("shout")  # perf_analyzer takes no empty dims
+        assert (single["max_batch_size"], single["input"][0]["dims"]) == (0, [-1])
         for_http = http.get_inference_statistics("add")["model_stats"][0]
         for_grpc = rpc.get_inference_statistics("add").model_stats[0]
         assert for_http["inference_count"] == for_grpc.inference_count >= 4

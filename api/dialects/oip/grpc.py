@@ -53,20 +53,23 @@ _MOST_DETAILS = 2000
 Context = Any  # grpc.aio.ServicerContext
 
 
-async def run(service: Service, stopped: asyncio.Event, *, shared: bool) -> None:
-    """Serves until `stopped`. `shared`: other API processes listen at the same port. Raises SettingsError."""
+async def run(service: Service, stopped: asyncio.Event, *, shared: bool, most: int) -> None:
+    """Serves until `stopped`. `shared`: other API processes listen at the same port. `most`: connections, and calls.
+
+    Raises SettingsError.
+    """
     settings = service.settings
     port = settings.dialects["oip"]["grpc"]
     answering = _Answering(service)
     server = grpc.aio.server(
         handlers=[answering],
-        maximum_concurrent_rpcs=settings.max_connections,
+        maximum_concurrent_rpcs=most,
         options=[
             ("grpc.so_reuseport", int(shared)),
             ("grpc.max_receive_message_length", settings.max_body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", _STREAMS),
-            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            ("grpc.max_allowed_incoming_connections", most),
             ("grpc.server_handshake_timeout_ms", settings.read_timeout_s * 1000),
             ("grpc.max_connection_idle_ms", 600_000),  # clients come back by themselves
             ("grpc.keepalive_time_ms", 60_000),  # whoever is gone without a word is found out

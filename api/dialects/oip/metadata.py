@@ -81,7 +81,8 @@ def _config(row: Version) -> dict[str, Any]:
     """What Triton would have been told of a model of our own."""
     manifest, batching = row.manifest, row.manifest.batching
     platform, backend = platform_of(row)
-    batched = manifest.items != "alone"
+    # `dims` has one length at least: rows of single values are shown as they are sent, with nothing in front.
+    batched = manifest.items != "alone" and all(len(shape) > 1 for _, shape in inputs_of(manifest).values())
 
     def listed(named: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[dict[str, Any]]:
         return [
