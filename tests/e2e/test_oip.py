@@ -169,6 +169,11 @@ def test_a_client_with_its_defaults_is_answered(ports: Ports, kind: str) -> None
         got = client.infer("any", tensors(kind, {"input": texts})).as_numpy("got")
         assert [bytes(one) for one in got] == [b'{"x":[1]}', b"null"]
 
+        module: Any = tritonclient.http if kind == "http" else tritonclient.grpc
+        shown = [module.InferRequestedOutput("output")]  # as metadata has it
+        whole = client.infer("any", tensors(kind, {"input": texts}), outputs=shown).as_numpy("output")
+        assert [bytes(one) for one in whole] == [b'{"got":{"x":[1]}}', b'{"got":null}']
+
         x = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
         assert np.array_equal(client.infer("double", tensors(kind, {"x": x})).as_numpy("y"), 2 * x)
 

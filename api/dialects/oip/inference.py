@@ -357,6 +357,8 @@ def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[
     declared = asked.manifest.outputs
     named = _by_name(asked.manifest, outputs)
     wanted = inference.outputs
+    if not declared and any(one.name == JSON_OUTPUT for one in wanted):
+        named.setdefault(JSON_OUTPUT, outputs)  # metadata shows it; all that there is
     for one in wanted:
         if one.name not in named:
             raise Refused(
