@@ -12,7 +12,7 @@ from api.problems import Problem
 from api.requests import read_body
 from api.service import Service
 from api.versions import existing, fresh
-from headway.manifest import NAME, NAME_RULE
+from headway.manifest import ALIAS, ALIAS_RULE
 
 
 class AliasBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -55,6 +55,6 @@ async def delete_alias(service: Service, call: Call) -> Answer:
 
 def _name(call: Call) -> str:
     alias = call.params["alias"]
-    if not NAME.fullmatch(alias):
-        raise Problem.invalid(f"An alias is named by {NAME_RULE}.", parameter="alias")
+    if not ALIAS.fullmatch(alias):
+        raise Problem.invalid(f"An alias is named by {ALIAS_RULE}.", parameter="alias")
     return alias

@@ -21,7 +21,7 @@ from headway import broker
 from headway.batches import Batch, BatchResult, BatchStatus, batch_json, path_of
 from headway.clock import new_id
 from headway.errors import SettingsError
-from headway.manifest import NAME
+from headway.manifest import ALIAS, NAME
 from headway.rendering import ErrorBody
 from headway.rendering import path_of as prediction_path
 from headway.settings import seconds_of
@@ -37,7 +37,7 @@ _STATUSES = {status.label: status for status in BatchStatus}
 CREATE_PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "pattern": f"^{NAME.pattern}$"},
     "version": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-    "alias": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+    "alias": {"type": "string", "pattern": f"^{ALIAS.pattern}$"},
     "priority": {"type": "integer", "minimum": 0, "maximum": 9, "default": 5, "description": "Among batches."},
     "completion_window": {
         "type": "string",

@@ -29,6 +29,8 @@ DTYPES: dict[str, tuple[int, int] | tuple[float, float] | None] = {
 
 #: Names of models, versions and aliases: they stand in URLs, Redis keys and Celery queues.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+#: Of an alias, which no other server has a word about.
+ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TENSOR_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _ENTRY = re.compile(r"\w+(\.\w+)*:\w+")
 
@@ -371,8 +373,8 @@ def _aliases(raw: object) -> dict[str, str]:
     if not isinstance(raw, dict):
         raise ManifestError("[aliases]: expected a table of alias = version")
     for alias in raw:
-        if not NAME.fullmatch(alias):
-            raise ManifestError(f"[aliases] {alias!r} is no name: {NAME_RULE}")
+        if not ALIAS.fullmatch(alias):
+            raise ManifestError(f"[aliases] {alias!r} is no name: {ALIAS_RULE}")
     return {alias: _version(f"[aliases] {alias}", version) for alias, version in raw.items()}
 
 
@@ -384,3 +386,4 @@ def _version(where: str, raw: object) -> str:
 
 
 NAME_RULE = "letters, digits and _, and . - after the first character, at most 64"
+ALIAS_RULE = "lower-case letters, digits, and . _ - after the first character, at most 64"
