@@ -1,6 +1,7 @@
 """TorchServe's REST protocol, with archives that its own archiver made, and what its clients send."""
 
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,32 @@ class Broken:
     def handle(self, data, context):
         return data
 """
+#: Answers in parts, the second once a file is there.
+STREAM = """
+import time
+from pathlib import Path
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+class Stream:
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        asked = data[0]["body"]
+        for name, value in asked.get("headers", {}).items():
+            context.set_response_header(0, name, value)
+        if "status" in asked:
+            context.set_response_status(asked["status"], "Said", 0)
+        send_intermediate_predict_response([asked["first"]], context.request_ids, "said", 200, context)
+        until = time.monotonic() + 20
+        while "after" in asked and not Path(asked["after"]).exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        if "raise" in asked:
+            raise ValueError("asked to")
+        second = b"\\xff" * asked.get("bytes", 1)
+        send_intermediate_predict_response([second], context.request_ids, "said", 200, context)
+        return [asked["last"]]
+"""
 
 
 class Spoken(RunningHeadway):
@@ -57,6 +84,7 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         archive(made, "Echo", ECHO, config_file=folder / "config.yaml"),
         archive(made, "second", SECOND, version="2.0", config_file=folder / "config.yaml"),
         archive(made, "broken", BROKEN),
+        archive(made, "stream", STREAM),
     ]
     (folder / "models").mkdir()
     for one in archives:
@@ -137,6 +165,40 @@ def test_a_request_may_ask_for_a_job_and_native_clients_see_the_same_prediction(
     assert (prediction["status"], prediction["output"]) == ("succeeded", {"body": ["dict", {"a": 1}]})
     native = httpx.post(f"{headway.data_url}/v1/models/Echo:predict", json={"instances": [{"a": 1}]}, timeout=60)
     assert native.json() == {"predictions": [{"body": ["dict", {"a": 1}]}]}
+
+
+def test_parts_of_a_reply_go_out_as_they_come_and_the_rest_at_the_end(headway: Spoken, tmp_path: Path) -> None:
+    assert headway.management("POST", "/models?url=stream.mar&initial_workers=1").status_code == 200
+    url = headway.urls["torchserve.inference"] + "/predictions/stream"
+    heard = tmp_path / "heard"
+    headers = {"content-type": "text/event-stream", "x-said": "yes"}
+    asked = {"first": {"a": 1.0}, "last": "end", "after": str(heard), "bytes": 300_000}
+    asked |= {"headers": headers, "status": 203}
+    with httpx.stream("POST", url, json=asked, timeout=60) as answer:
+        assert (answer.status_code, answer.headers["transfer-encoding"]) == (203, "chunked")
+        assert (answer.headers["x-said"], answer.headers["content-type"]) == ("yes", "text/event-stream")
+        pieces = answer.iter_raw()
+        assert next(pieces) == b'{\n  "a": 1.0\n}'
+        heard.touch()
+        assert b"".join(pieces) == b"\xff" * 300_000 + b"end"
+    whole = httpx.Client().build_request("POST", url, json={"first": "one ", "last": "two", "bytes": 0})
+    with socket.create_connection((whole.url.host, whole.url.port or 80), timeout=60) as client:
+        head = f"POST /predictions/stream HTTP/1.0\r\nhost: {whole.url.host}\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}content-length: {len(whole.content)}\r\n\r\n".encode() + whole.content)
+        answered = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b"\r\ncontent-length: 7\r\n" in answered
+    assert answered.endswith(b"\r\n\r\none two")
+
+
+def test_a_reply_whose_handler_fails_behind_a_part_breaks_off(headway: Spoken, tmp_path: Path) -> None:
+    url, heard = headway.urls["torchserve.inference"] + "/predictions/stream", tmp_path / "heard"
+    asked = {"first": "one", "last": "", "after": str(heard), "raise": True}
+    with httpx.stream("POST", url, json=asked, timeout=60) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"one"
+        heard.touch()
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            next(pieces)
 
 
 def test_what_is_not_there_is_told_in_torchserves_words(headway: Spoken) -> None:
