@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -20,8 +21,10 @@ from api.submitter import Submitter
 from api.tenants import Classes
 from api.threads import Threads
 from api.waiting import Waiting
+from headway import properties
 from headway.egress import INPUT, Egress
 from headway.errors import BlobsUnavailable, StorageUnavailable
+from headway.properties import Properties
 from headway.settings import Settings
 from storage.batches import Batches
 from storage.blobs import INPUT as INPUT_BLOB
@@ -48,6 +51,9 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.torchserve = Properties()
+        if "torchserve" in settings.dialects:
+            self.torchserve = properties.read(settings.models, settings.torchserve_config, os.environ)
         self.database = Database.open(settings.database_url)
         self.predictions = Predictions(self.database)
         self.workers = Workers(self.database)

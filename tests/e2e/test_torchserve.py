@@ -29,6 +29,16 @@ class Second:
             os._exit(1)
         return ["second"] * len(data)
 """
+#: Two are registered at the start, one under another name.
+PROPERTIES = r"""
+inference_address=http://127.0.0.1:8080
+load_models=stream.mar, named=second.mar, nowhere.mar
+job_queue_size=70
+default_response_timeout=30
+models={ \
+  "stream": {"1.0": {"minWorkers": 1, "batchSize": 3, "maxBatchDelay": 5}}, \
+  "named": {"2.0": {"batchSize": 7}} }
+"""
 BROKEN = """
 class Broken:
     def initialize(self, context):
@@ -89,6 +99,7 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
     (folder / "models").mkdir()
     for one in archives:
         shutil.copy(one, folder / "models")
+    (folder / "models" / "config.properties").write_text(PROPERTIES)
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     options = ["--redis-url", redis_url, "--dialect", "torchserve=0,0,0"]
@@ -167,8 +178,19 @@ def test_a_request_may_ask_for_a_job_and_native_clients_see_the_same_prediction(
     assert native.json() == {"predictions": [{"body": ["dict", {"a": 1}]}]}
 
 
+def test_archives_that_config_properties_names_are_served_at_the_start(headway: Spoken) -> None:
+    (stream,) = headway.management("GET", "/models/stream").json()
+    (named,) = headway.management("GET", "/models/named/2.0").json()
+    told = [
+        (one["modelUrl"], one["batchSize"], one["maxBatchDelay"], one["responseTimeout"]) for one in (stream, named)
+    ]
+    assert told == [("stream.mar", 3, 5, 30), ("second.mar", 4, 200, 2)]  # the archive's own YAML outranks the file
+    assert [worker["status"] for worker in stream["workers"]] == ["READY"]
+    assert stream["jobQueueStatus"]["remainingCapacity"] == 70
+    assert headway.inference("POST", "/predictions/named", json=1).text == "second"
+
+
 def test_parts_of_a_reply_go_out_as_they_come_and_the_rest_at_the_end(headway: Spoken, tmp_path: Path) -> None:
-    assert headway.management("POST", "/models?url=stream.mar&initial_workers=1").status_code == 200
     url = headway.urls["torchserve.inference"] + "/predictions/stream"
     heard = tmp_path / "heard"
     headers = {"content-type": "text/event-stream", "x-said": "yes"}
@@ -273,7 +295,8 @@ def test_versions_are_registered_scaled_made_default_and_unregistered(headway: S
     assert not (models / "Echo" / "2.0").exists()
     assert (models / "second.mar").exists()
     listed = headway.management("GET", "/models").json()
-    assert listed == {"models": [{"modelName": "Echo", "modelUrl": "Echo.mar"}]}
+    assert [one["modelName"] for one in listed["models"]] == ["Echo", "named", "stream"]
+    assert listed["models"][0] == {"modelName": "Echo", "modelUrl": "Echo.mar"}
 
 
 def test_a_handler_describes_itself_and_the_metrics_port_has_counted(headway: Spoken) -> None:

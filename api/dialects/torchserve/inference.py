@@ -1,5 +1,6 @@
 """The inference port: predictions, explanations, and whether the server is well."""
 
+import sys
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -71,7 +72,7 @@ async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Ans
     if rest := call.params.get("rest"):
         asking = {**asking, "url_path": rest}
     target = await _target(service, name, version)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(min(service.settings.max_body_bytes, service.torchserve.max_request_size or sys.maxsize))
     request = stored(call, body, asking)
     try:
         size = measured(target, request)
