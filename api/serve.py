@@ -184,6 +184,7 @@ async def serve(
         for server, listening in zip(servers, (data, control, *spoken.values()), strict=True)
     ]
     tasks += [asyncio.create_task(other) for other in dialects.others(service, stopped, shared=supervised)]
+    service.answering = tasks[1:]
     try:
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
         if stopped.is_set():

@@ -84,6 +84,7 @@ class Service:
         self.waiting: Waiting
         self.reports: ReportReader
         self.overview: Overview
+        self.answering: list[asyncio.Task[None]] = []  # at other ports than the one that starts and stops this
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -142,7 +143,9 @@ class Service:
         self.overview.stop()
 
     async def stop(self) -> None:
-        """After the last answer."""
+        """After the last answer, at whichever port."""
+        if self.answering:
+            await asyncio.wait(self.answering)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,6 +1,8 @@
 """TorchServe's REST protocol, with archives that its own archiver made, and what its clients send."""
 
+import os
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -326,3 +328,23 @@ def test_an_archives_files_may_lie_in_the_folder_without_being_registered(headwa
     assert headway.management("GET", "/models/placed").status_code == 404
     assert headway.management("POST", "/models?url=placed/1.0&model_name=placed").status_code == 200
     assert headway.management("GET", "/models/placed").json()[0]["minWorkers"] == 0
+
+
+def test_a_reply_that_is_under_way_when_the_api_stops_is_completed(headway: Spoken, tmp_path: Path) -> None:
+    url, heard = headway.urls["torchserve.inference"] + "/predictions/stream", tmp_path / "heard"
+
+    def stopped() -> bool:
+        try:
+            return httpx.get(f"{headway.data_url}/health", timeout=0.3).status_code != 200
+        except httpx.TimeoutException:  # it waits for the next process
+            return True
+        except httpx.TransportError:
+            return False
+
+    with httpx.stream("POST", url, json={"first": "one", "last": "end", "after": str(heard)}, timeout=60) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"one"
+        os.kill(headway.pid_of("api"), signal.SIGTERM)
+        wait_until(stopped, timeout_s=10)
+        heard.touch()
+        assert b"".join(pieces) == b"\xffend"
