@@ -34,10 +34,15 @@ class Answer(NamedTuple):
 
 
 class Streamed(NamedTuple):
-    """200 and a body that `write` makes piece by piece; it is canceled when the client hangs up."""
+    """A body that `write` makes piece by piece; it is canceled when the client hangs up."""
 
     headers: Headers
     write: Callable[[Write], Awaitable[None]]
+    status: int = 200
+
+
+class BrokenOff(Exception):  # noqa: N818  (what has become of an answer)
+    """What was begun cannot be completed: the connection ends, so that nobody takes what has come for all of it."""
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:

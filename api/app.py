@@ -342,7 +342,7 @@ class _StreamingResponse(Response):
     """Ends as soon as the client hangs up, whatever is being waited for then."""
 
     def __init__(self, streamed: Streamed) -> None:
-        super().__init__()
+        super().__init__(status_code=streamed.status)
         self.raw_headers = [*streamed.headers]
         self._write = streamed.write
 

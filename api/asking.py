@@ -21,6 +21,7 @@ class Answers(NamedTuple):
 
     ended: Mapping[str, Ended | Prediction]
     canceled: Mapping[str, Ended]
+    reported: bool = False  # something may have been, so the wait was over before the end; nothing is canceled
 
 
 async def ask(
@@ -31,14 +32,17 @@ async def ask(
     *,
     within_s: float,
     accepted: Callable[[], None] = lambda: None,
+    until_report: bool = False,
 ) -> Answers:
     """`at_most`: predictions of an envelope of their line. `accepted` is called once all are committed.
 
+    `until_report`: no longer than until the model may have reported something; where none has ended then, this returns
+    in the very step in which the wait was over, so that who goes on waiting misses nothing.
     What is queued still when the time is up, or the caller gone, is canceled. Raises Disconnected; Problem where SQL
     refuses a row; StorageUnavailable.
     """
     ids = [row.id for row in rows]
-    waiter = service.waiting.register(ids, within_s, receive=call.receive, grace=True)
+    waiter = service.waiting.register(ids, within_s, receive=call.receive, until_report=until_report, grace=True)
     try:
         if len(rows) == 1:
             await service.submitter.submit(rows[0], at_most)
@@ -48,18 +52,20 @@ async def ask(
         accepted()
         await waiter.wait()
     except Problem:
-        await _cancel(service, call, ids)  # SQL refused one; the others are nobody's now
+        await cancel(service, call, ids)  # SQL refused one; the others are nobody's now
         raise
     finally:
         waiter.close()
-    ended = await _ended(service, waiter)
-    canceled = await _cancel(service, call, [id_ for id_ in ids if id_ not in ended])
+    if waiter.reported and not waiter.ended and not waiter.hung_up:
+        return Answers({}, {}, reported=True)
+    ended = await ended_of(service, waiter)
+    canceled = await cancel(service, call, [id_ for id_ in ids if id_ not in ended])
     if waiter.hung_up and len(ended) < len(ids):
         raise Disconnected
     return Answers(ended, canceled)
 
 
-async def _ended(service: Service, waiter: Waiter) -> dict[str, Ended | Prediction]:
+async def ended_of(service: Service, waiter: Waiter) -> dict[str, Ended | Prediction]:
     """How each ended; those that have not are left out."""
     ended: dict[str, Ended | Prediction] = {id_: end for id_, end in waiter.ended.items() if end is not None}
     in_sql = [id_ for id_, end in waiter.ended.items() if end is None]
@@ -68,7 +74,7 @@ async def _ended(service: Service, waiter: Waiter) -> dict[str, Ended | Predicti
     return ended
 
 
-async def _cancel(service: Service, call: Call, ids: list[str]) -> dict[str, Ended]:
+async def cancel(service: Service, call: Call, ids: list[str]) -> dict[str, Ended]:
     """Cancels those that are still queued, and tells whoever else waits for them."""
     if not ids:
         return {}

@@ -5,6 +5,7 @@ accepting a prediction. To uvicorn's protocol this is the `cycle`, to the endpoi
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -12,9 +13,11 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from api.answers import NO_BODY, Answer, Headers
+from api.answers import NO_BODY, Answer, BrokenOff, Headers, Streamed
 from api.endpoint import Endpoint
-from api.exchange import Call, too_large
+from api.exchange import Call, Disconnected, too_large
+
+log = logging.getLogger(__name__)
 
 
 class Match(NamedTuple):
@@ -149,6 +152,11 @@ class Exchange(Call):
 
     # What it answers
 
+    @property
+    def takes_pieces(self) -> bool:
+        """Not HTTP/1.0, which has no chunks: what breaks off would look complete."""
+        return self.version != "1.0" and not self.head
+
     async def answer(self, answer: Answer, shared: Headers = ()) -> None:
         """In one write. `shared`: further headers."""
         connection = self._connection
@@ -159,16 +167,57 @@ class Exchange(Call):
         if self.disconnected:
             return
         status, body, headers = answer
+        lines = self._lines(connection, status, headers, shared)
+        if status not in NO_BODY:
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines += (b"\r\n", b"" if self.head else body)
+        connection.transport.write(b"".join(lines))
+        self._complete(connection)
+
+    async def stream(self, answer: Streamed, shared: Headers = ()) -> None:
+        """In chunks, as they are made; only for who `takes_pieces`. What breaks off ends without its last chunk."""
+        connection = self._connection
+        assert connection is not None
+        lines = self._lines(connection, answer.status, answer.headers, shared)
+        connection.transport.write(b"".join((*lines, b"transfer-encoding: chunked\r\n\r\n")))
+        self.waiting_for_100_continue = False
+        self.response_started = True
+
+        async def write(piece: bytes) -> None:
+            if connection.flow.write_paused and not self.disconnected:
+                await connection.flow.drain()
+            if self.disconnected or connection.transport.is_closing():
+                raise Disconnected
+            if piece:
+                connection.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+        try:
+            await answer.write(write)
+        except Disconnected:
+            pass
+        except BrokenOff as why:
+            log.warning("an answer broke off: %s", why, extra={"request_id": self.request_id, "path": self.path[:200]})
+        except Exception:
+            log.exception("an answer broke off", extra={"request_id": self.request_id, "path": self.path[:200]})
+        else:
+            connection.transport.write(b"0\r\n\r\n")
+            self._complete(connection)
+        finally:
+            self._connection = None
+            if not self.response_complete:
+                connection.transport.abort()
+
+    def _lines(self, connection: Connection, status: int, headers: Headers, shared: Headers) -> list[bytes]:
+        """Of the head, but for what says where the body ends."""
         lines = [STATUS_LINE[status]]
         for name, value in (*connection.server_state.default_headers, *headers, *shared):
             lines += (name, b": ", value, b"\r\n")
         lines += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
-        if status not in NO_BODY:
-            lines.append(b"content-length: %d\r\n" % len(body))
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", b"" if self.head else body)
-        connection.transport.write(b"".join(lines))
+        return lines
+
+    def _complete(self, connection: Connection) -> None:
         self.waiting_for_100_continue = False
         self.response_started = self.response_complete = True
         self.set()

@@ -24,6 +24,7 @@ from api.problems import Problem
 from api.reporting import Tail
 from api.service import Service
 from api.waiting import Waiter
+from headway import envelopes
 from headway.clock import now_us
 from headway.errors import StorageUnavailable
 from headway.rendering import prediction_json, time_of
@@ -232,8 +233,11 @@ class EventStream:
 
     def _report_event(self, report: Report) -> bytes:
         at = time_of(report.at)
-        if report.kind == "output":
-            return self._event(b"output", OutputEvent(msgspec.Raw(report.data), report.attempt, at), report.n)
+        if report.kind != "progress":
+            output = report.data if report.kind == "output" else _told(report.data)
+            if not output:
+                return b""
+            return self._event(b"output", OutputEvent(msgspec.Raw(output), report.attempt, at), report.n)
         try:
             said = _said.decode(report.data)
         except msgspec.DecodeError:  # anybody may write there
@@ -244,3 +248,19 @@ class EventStream:
         # In JSON, an end of line that is not escaped is white space; in an event, it would begin another field.
         line = _encoder.encode(data).replace(b"\n", b" ").replace(b"\r", b" ")
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (self._transition * _APART + n, kind, line)
+
+
+def _told(message: bytes) -> bytes:
+    """The body of a part of a reply, as JSON: an object or array as it is, anything else as text. b"": it has none."""
+    try:
+        body = envelopes.unpack_response(message).body
+    except ValueError:  # anybody may write there
+        return b""
+    if body[:1] in (b"{", b"["):
+        try:
+            msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            pass
+        else:
+            return body
+    return _encoder.encode(body.decode("utf-8", "replace")) if body else b""

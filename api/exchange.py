@@ -31,6 +31,11 @@ class Call:
 
     __slots__ = ("_connection", "headers", "key", "params", "path", "query", "receive", "request_id", "tenant")
 
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether its answer may be `Streamed` where most are not."""
+        return False
+
     def __init__(
         self,
         scope: Scope,

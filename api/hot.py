@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
 from api.access import Caller
-from api.answers import Answer, Headers
+from api.answers import Answer, Headers, Streamed
 from api.direct import Exchange, Match
 from api.endpoint import Endpoint
 from api.entrance import Entrance, one_authorization
@@ -94,6 +94,7 @@ class Front:
         id_ = exchange.request_id = request_id(raw) if b"x-request-id" in headers else new_id()
         endpoint = exchange.endpoint
         caller: Caller | None = None
+        answer: Answer | Streamed
         try:
             self._sites.check(headers, version=exchange.version, server=exchange.server)
             if endpoint.scope is None:
@@ -103,7 +104,6 @@ class Front:
                 caller.must(endpoint.scope)
                 exchange.tenant = caller.tenant
             answer = await endpoint.function(self._service, exchange)
-            assert isinstance(answer, Answer)  # what takes long to send is not hot
         except Disconnected:
             self._leave(caller)
             exchange.abandon()
@@ -114,7 +114,10 @@ class Front:
             answer = self.refusal(error, exchange.path, id_)
         try:
             metrics.count_request(endpoint.path, answer.status)
-            await exchange.answer(answer, self._sites.shared(headers))
+            if isinstance(answer, Answer):
+                await exchange.answer(answer, self._sites.shared(headers))
+            else:
+                await exchange.stream(answer, self._sites.shared(headers))
         finally:
             self._leave(caller)
 

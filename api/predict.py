@@ -45,7 +45,8 @@ async def predict(service: Service, call: Call) -> Answer:
             service.shadows.copy(row, bytes(raw), value)
 
     within_s = LONGEST_WAIT_S if wait is None else wait
-    ended, canceled = await ask(service, call, rows, target.at_most, within_s=within_s, accepted=copied)
+    answers = await ask(service, call, rows, target.at_most, within_s=within_s, accepted=copied)
+    ended, canceled = answers.ended, answers.canceled
     if len(ended) == len(ids) and all(end.status is Status.SUCCEEDED for end in ended.values()):
         given = {id_: end.output or b"null" for id_, end in ended.items()}
         if apart := [end for end in ended.values() if isinstance(end, Prediction) and end.output_bytes is not None]:

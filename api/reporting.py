@@ -98,6 +98,7 @@ class Tail:
         self._reader = reader
         self._id = id_
         self._index = 0
+        self.ahead = 0  # a later attempt that the last `next` has come upon
         self._before: int | None = None  # hash of the entry before that index: the list is still the one that it was
         self._count = _FIRST_REPORTS
 
@@ -114,6 +115,7 @@ class Tail:
                 if report is not None:
                     late = until is not None and report.at > until
                     if report.attempt > attempt or (report.attempt == attempt and late):
+                        self.ahead = max(attempt, report.attempt)
                         return found
                     if report.attempt == attempt and report.n > n:
                         found.append(report)

@@ -164,24 +164,29 @@ async def serve(
     service: Service, data: socket.socket, control: socket.socket, spoken: Spoken, *, supervised: bool
 ) -> None:
     """Until a signal, then drains. `supervised`: whoever started this holds the ports, also those not given here."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    stop = asyncio.create_task(stopped.wait())
+    living = asyncio.create_task(_live())
+    preparing = loop.run_in_executor(None, dialects.prepare, service)
+    await asyncio.wait((preparing, stop), return_when=asyncio.FIRST_COMPLETED)
+    if preparing.done():
+        preparing.result()
     data_limits, control_limits = _limits(service.settings, 1 + sum(map(len, service.settings.dialects.values())))
     servers = [
         _server(data_app(service), data_limits, lifespan="on"),
         _server(control_app(service), control_limits, lifespan="off"),
         *(_server(front, data_limits, lifespan="off") for front in dialects.fronts(service, spoken)),
     ]
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
     listening = zip(servers, (data, control, *spoken.values()), strict=True)
     tasks = [asyncio.create_task(server.serve(sockets=[each])) for server, each in itertools.islice(listening, 2)]
     # The data port's server starts the service, which is all that dialects have.
     tasks += [asyncio.create_task(_serve_after(service.started, server, each)) for server, each in listening]
     others = dialects.others(service, stopped, shared=supervised, most=data_limits.most)
     tasks += [asyncio.create_task(other) for other in others]
-    stop = asyncio.create_task(stopped.wait())
-    living = asyncio.create_task(_live())
+    service.answering = tasks[1:]
     try:
         await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
         if stopped.is_set():

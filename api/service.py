@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -20,8 +21,10 @@ from api.submitter import Submitter
 from api.tenants import Classes
 from api.threads import Threads
 from api.waiting import Waiting
+from headway import properties
 from headway.egress import INPUT, Egress
 from headway.errors import BlobsUnavailable, StorageUnavailable
+from headway.properties import Properties
 from headway.settings import Settings
 from storage.batches import Batches
 from storage.blobs import INPUT as INPUT_BLOB
@@ -48,6 +51,9 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.torchserve = Properties()
+        if "torchserve" in settings.dialects:
+            self.torchserve = properties.read(settings.models, settings.torchserve_config, os.environ)
         self.database = Database.open(settings.database_url)
         self.predictions = Predictions(self.database)
         self.workers = Workers(self.database)
@@ -78,6 +84,7 @@ class Service:
         self.waiting: Waiting
         self.reports: ReportReader
         self.overview: Overview
+        self.answering: list[asyncio.Task[None]] = []  # at other ports than the one that starts and stops this
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -136,7 +143,9 @@ class Service:
         self.overview.stop()
 
     async def stop(self) -> None:
-        """After the last answer."""
+        """After the last answer, at whichever port."""
+        if self.answering:
+            await asyncio.wait(self.answering)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -60,6 +60,7 @@ class Waiter:
         "reads",
         "receive",
         "remaining",
+        "reported",
         "started",
         "unlike",
         "until_report",
@@ -89,7 +90,7 @@ class Waiter:
         self.ended: dict[str, Ended | None] = {}  # None: it ended, and only SQL has all of it
         self.present: dict[str, Prediction] = {}  # rows as SQL last showed them
         self.reads = 0
-        self.hung_up = self.closed = False
+        self.hung_up = self.closed = self.reported = False
         self.watch: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
@@ -152,6 +153,7 @@ class Waiting:
         self._count = 0
         self._hurried: set[str] = set()
         self._wake = asyncio.Event()
+        self._grace_ends = 0.0  # of those who wait when the API stops, by the loop's clock
         self.stopping = False
         self.subscribed = False
         self._hearers: dict[str, Callable[[bytes], None]] = {
@@ -172,11 +174,14 @@ class Waiting:
     ) -> Waiter:
         """`unlike`: wait until (revision, claim) differs, else for the end. `receive`: notice when the caller hangs up.
 
-        `until_report`: wait no longer than until one may have come. `grace`: when the API stops, wait a little longer.
-        The caller must `wait` or `close`.
+        `until_report`: wait no longer than until one may have come. `grace`: when the API stops, wait a little longer;
+        with `until_report`, in the waits that follow, too. The caller must `wait` or `close`.
         """
         now = asyncio.get_running_loop().time()
-        waiter = Waiter(self, ids, now, 0 if self.stopping else timeout_s, unlike, receive, until_report, grace)
+        if self.stopping:
+            left_s = self._grace_ends - now if grace and until_report else 0.0
+            timeout_s = max(0.0, min(timeout_s, left_s))
+        waiter = Waiter(self, ids, now, timeout_s, unlike, receive, until_report, grace)
         for id_ in waiter.remaining:
             waiters = self._by_id.get(id_)
             if waiters is None:
@@ -203,8 +208,9 @@ class Waiting:
         """The API is stopping: plain waits end now with the present state, `:predict` calls have `within_s` more."""
         self.stopping = True
         now = asyncio.get_running_loop().time()
+        self._grace_ends = now + within_s
         for waiter in {waiter for waiters in self._by_id.values() for waiter in waiters}:
-            waiter.deadline = min(waiter.deadline, now + within_s if waiter.grace else now)
+            waiter.deadline = min(waiter.deadline, self._grace_ends if waiter.grace else now)
             self._schedule(waiter)
 
     # --- notices
@@ -279,6 +285,7 @@ class Waiting:
         for id_ in ids:
             for waiter in self._by_id[id_]:
                 if waiter.until_report:
+                    waiter.reported = True
                     waiter.finish()
         self._hurry(ids)
 

@@ -140,6 +140,8 @@ def served(manifest: Manifest, archive: Archive) -> Manifest:
         delay = MAX_BATCH_DELAY_MS if delay is None else delay
     if "max_wait_ms" not in written["batching"] and delay is not None:
         batching = msgspec.structs.replace(batching, max_wait_ms=float(delay))
+    if "max_queue" not in written["batching"] and registered.max_queue is not None:
+        batching = msgspec.structs.replace(batching, max_queue=registered.max_queue)
     if "timeout_s" not in written["limits"]:
         timeout = _first(registered.response_timeout, said.response_timeout)
         limits = msgspec.structs.replace(limits, timeout_s=float(timeout or RESPONSE_TIMEOUT_S))

@@ -31,6 +31,8 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     startup_timeout: int | None = None  # seconds
     min_workers: int | None = None
     max_workers: int | None = None
+    max_queue: int | None = None
+    by_properties: bool = False  # at the start, as config.properties has it, and by nobody since
 
 
 _decoder = msgspec.json.Decoder(Registration)

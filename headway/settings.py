@@ -56,6 +56,7 @@ class Settings:
     pin: bool = False  # a version whose files are not those it was registered with is refused
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
     dialects: Ports = field(default_factory=dict)  # of other servers, and where they are spoken
+    torchserve_config: str = ""  # where TorchServe's config.properties is; "": in the models folder, if anywhere
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -91,6 +92,7 @@ class Settings:
             pin=env.get("HEADWAY_PIN", "") not in ("", "0"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
             dialects=parse(split(env.get("HEADWAY_DIALECTS", ""))),
+            torchserve_config=env.get("HEADWAY_TORCHSERVE_CONFIG", "").strip(),
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from headway import dialects
+from headway import dialects, properties
 from headway.dialects import Ports, is_http
 from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
@@ -84,6 +84,8 @@ def run(options: Options) -> int:
     if not options.models.is_dir():
         raise SettingsError(f"there is no models folder at {options.models}; `headway init NAME` makes one")
     dialects.require(options.dialects)
+    if "torchserve" in options.dialects:
+        properties.read(options.models, os.environ.get(properties.VARIABLE, "").strip(), os.environ)  # said now
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(lock.hold(options.data / "lock"))

@@ -55,15 +55,16 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-#: A progress, a partial output (both JSON), or that the model was told of an item's cancel (nothing).
-Saying = Literal["progress", "output", "canceled"]
+#: A progress, a partial output (both JSON), a part of a reply as it goes onto the wire (`headway.envelopes.RESPONSE`),
+#: or that the model was told of an item's cancel (nothing).
+Saying = Literal["progress", "output", "message", "canceled"]
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What the model has said of items since the last frame, in order."""
 
     call_id: int
-    sayings: list[tuple[str, Saying, bytes]]  # (prediction id, what, JSON)
+    sayings: list[tuple[str, Saying, bytes]]  # (prediction id, what, that)
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from batching import outcomes
-from headway import reports
+from headway import envelopes, reports
 from headway.model import Item
 from headway.types import Outcome
 from workers import frames
@@ -183,7 +183,7 @@ class Hearing:
         if at < len(emitted.hashes) and emitted.hashes[at] == told:
             return False
         del emitted.hashes[at:]
-        if emitted.count >= reports.MOST or emitted.bytes + len(json) > reports.MOST_BYTES:
+        if emitted.full or emitted.count >= reports.MOST or emitted.bytes + len(json) > reports.MOST_BYTES:
             if not emitted.full:
                 logger.warning("prediction %s emits too much: nothing more of it is passed on", id_)
             emitted.full = True
@@ -240,7 +240,11 @@ class Part:
                 self._reporter.say_latest(self._hearing.call_id, id_, json)
 
     def emit(self, id_: str, partial: object) -> None:
-        json = outcomes.encode(partial)
+        what: frames.Saying = "output"
+        if isinstance(partial, outcomes.Raw) and partial.type == envelopes.RESPONSE:
+            what, json = "message", partial.body
+        else:
+            json = outcomes.encode(partial)
         if len(json) > reports.MOST_PARTIAL_BYTES:
             limit = reports.MOST_PARTIAL_BYTES
             raise ValueError(f"the partial output is {len(json):,} bytes of JSON, and may have {limit:,} at most")
@@ -249,4 +253,4 @@ class Part:
             at = self._emitted[id_]
             self._emitted[id_] = at + 1
             if not self._over and self._hearing.take(id_, at, json):
-                self._reporter.say(self._hearing.call_id, id_, "output", json)
+                self._reporter.say(self._hearing.call_id, id_, what, json)

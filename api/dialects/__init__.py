@@ -12,6 +12,7 @@ from api.dialects import torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
 from api.dialects.oip import metrics as oip_metrics
+from api.dialects.torchserve import startup
 from api.service import Service
 
 #: (dialect, role) → the front of what is HTTP.
@@ -25,6 +26,13 @@ _HTTP = {
 def fronts(service: Service, spoken: Mapping[tuple[str, str], object]) -> list[Dialect]:
     """One for each of the HTTP ports, in their order."""
     return [_HTTP[key](service) for key in spoken]
+
+
+def prepare(service: Service) -> None:
+    """Blocks, with what is done before anything is listened for."""
+    if "torchserve" in service.settings.dialects:
+        startup.warn(service)
+        startup.load(service)
 
 
 def others(service: Service, stopped: asyncio.Event, *, shared: bool, most: int) -> Iterable[Coroutine[Any, Any, None]]:

@@ -100,7 +100,7 @@ class Dialect(Front):
 
 
 async def _stream(answer: Streamed, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": list(answer.headers)})
+    await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
 
     async def write(piece: bytes) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -1,6 +1,9 @@
 """TorchServe's REST protocol, with archives that its own archiver made, and what its clients send."""
 
+import os
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +31,16 @@ class Second:
             os._exit(1)
         return ["second"] * len(data)
 """
+#: Two are registered at the start, one under another name.
+PROPERTIES = r"""
+inference_address=http://127.0.0.1:8080
+load_models=stream.mar, named=second.mar, nowhere.mar
+job_queue_size=70
+default_response_timeout=30
+models={ \
+  "stream": {"1.0": {"minWorkers": 1, "batchSize": 3, "maxBatchDelay": 5}}, \
+  "named": {"2.0": {"batchSize": 7}} }
+"""
 BROKEN = """
 class Broken:
     def initialize(self, context):
@@ -35,6 +48,32 @@ class Broken:
 
     def handle(self, data, context):
         return data
+"""
+#: Answers in parts, the second once a file is there.
+STREAM = """
+import time
+from pathlib import Path
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+class Stream:
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        asked = data[0]["body"]
+        for name, value in asked.get("headers", {}).items():
+            context.set_response_header(0, name, value)
+        if "status" in asked:
+            context.set_response_status(asked["status"], "Said", 0)
+        send_intermediate_predict_response([asked["first"]], context.request_ids, "said", 200, context)
+        until = time.monotonic() + 20
+        while "after" in asked and not Path(asked["after"]).exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        if "raise" in asked:
+            raise ValueError("asked to")
+        second = b"\\xff" * asked.get("bytes", 1)
+        send_intermediate_predict_response([second], context.request_ids, "said", 200, context)
+        return [asked["last"]]
 """
 
 
@@ -57,10 +96,12 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         archive(made, "Echo", ECHO, config_file=folder / "config.yaml"),
         archive(made, "second", SECOND, version="2.0", config_file=folder / "config.yaml"),
         archive(made, "broken", BROKEN),
+        archive(made, "stream", STREAM),
     ]
     (folder / "models").mkdir()
     for one in archives:
         shutil.copy(one, folder / "models")
+    (folder / "models" / "config.properties").write_text(PROPERTIES)
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     options = ["--redis-url", redis_url, "--dialect", "torchserve=0,0,0"]
@@ -139,6 +180,51 @@ def test_a_request_may_ask_for_a_job_and_native_clients_see_the_same_prediction(
     assert native.json() == {"predictions": [{"body": ["dict", {"a": 1}]}]}
 
 
+def test_archives_that_config_properties_names_are_served_at_the_start(headway: Spoken) -> None:
+    (stream,) = headway.management("GET", "/models/stream").json()
+    (named,) = headway.management("GET", "/models/named/2.0").json()
+    told = [
+        (one["modelUrl"], one["batchSize"], one["maxBatchDelay"], one["responseTimeout"]) for one in (stream, named)
+    ]
+    assert told == [("stream.mar", 3, 5, 30), ("second.mar", 4, 200, 2)]  # the archive's own YAML outranks the file
+    assert [worker["status"] for worker in stream["workers"]] == ["READY"]
+    assert stream["jobQueueStatus"]["remainingCapacity"] == 70
+    assert headway.inference("POST", "/predictions/named", json=1).text == "second"
+
+
+def test_parts_of_a_reply_go_out_as_they_come_and_the_rest_at_the_end(headway: Spoken, tmp_path: Path) -> None:
+    url = headway.urls["torchserve.inference"] + "/predictions/stream"
+    heard = tmp_path / "heard"
+    headers = {"content-type": "text/event-stream", "x-said": "yes"}
+    asked = {"first": {"a": 1.0}, "last": "end", "after": str(heard), "bytes": 300_000}
+    asked |= {"headers": headers, "status": 203}
+    with httpx.stream("POST", url, json=asked, timeout=60) as answer:
+        assert (answer.status_code, answer.headers["transfer-encoding"]) == (203, "chunked")
+        assert (answer.headers["x-said"], answer.headers["content-type"]) == ("yes", "text/event-stream")
+        pieces = answer.iter_raw()
+        assert next(pieces) == b'{\n  "a": 1.0\n}'
+        heard.touch()
+        assert b"".join(pieces) == b"\xff" * 300_000 + b"end"
+    whole = httpx.Client().build_request("POST", url, json={"first": "one ", "last": "two", "bytes": 0})
+    with socket.create_connection((whole.url.host, whole.url.port or 80), timeout=60) as client:
+        head = f"POST /predictions/stream HTTP/1.0\r\nhost: {whole.url.host}\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}content-length: {len(whole.content)}\r\n\r\n".encode() + whole.content)
+        answered = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b"\r\ncontent-length: 7\r\n" in answered
+    assert answered.endswith(b"\r\n\r\none two")
+
+
+def test_a_reply_whose_handler_fails_behind_a_part_breaks_off(headway: Spoken, tmp_path: Path) -> None:
+    url, heard = headway.urls["torchserve.inference"] + "/predictions/stream", tmp_path / "heard"
+    asked = {"first": "one", "last": "", "after": str(heard), "raise": True}
+    with httpx.stream("POST", url, json=asked, timeout=60) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"one"
+        heard.touch()
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            next(pieces)
+
+
 def test_what_is_not_there_is_told_in_torchserves_words(headway: Spoken) -> None:
     assert error(headway.inference("POST", "/predictions/nope", json=1)) == (
         404,
@@ -211,7 +297,8 @@ def test_versions_are_registered_scaled_made_default_and_unregistered(headway: S
     assert not (models / "Echo" / "2.0").exists()
     assert (models / "second.mar").exists()
     listed = headway.management("GET", "/models").json()
-    assert listed == {"models": [{"modelName": "Echo", "modelUrl": "Echo.mar"}]}
+    assert [one["modelName"] for one in listed["models"]] == ["Echo", "named", "stream"]
+    assert listed["models"][0] == {"modelName": "Echo", "modelUrl": "Echo.mar"}
 
 
 def test_a_handler_describes_itself_and_the_metrics_port_has_counted(headway: Spoken) -> None:
@@ -241,3 +328,23 @@ def test_an_archives_files_may_lie_in_the_folder_without_being_registered(headwa
     assert headway.management("GET", "/models/placed").status_code == 404
     assert headway.management("POST", "/models?url=placed/1.0&model_name=placed").status_code == 200
     assert headway.management("GET", "/models/placed").json()[0]["minWorkers"] == 0
+
+
+def test_a_reply_that_is_under_way_when_the_api_stops_is_completed(headway: Spoken, tmp_path: Path) -> None:
+    url, heard = headway.urls["torchserve.inference"] + "/predictions/stream", tmp_path / "heard"
+
+    def stopped() -> bool:
+        try:
+            return httpx.get(f"{headway.data_url}/health", timeout=0.3).status_code != 200
+        except httpx.TimeoutException:  # it waits for the next process
+            return True
+        except httpx.TransportError:
+            return False
+
+    with httpx.stream("POST", url, json={"first": "one", "last": "end", "after": str(heard)}, timeout=60) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"one"
+        os.kill(headway.pid_of("api"), signal.SIGTERM)
+        wait_until(stopped, timeout_s=10)
+        heard.touch()
+        assert b"".join(pieces) == b"\xffend"

@@ -54,6 +54,10 @@ _COMPAT = Path(__file__).with_name("ts_compat")
 
 JSON = "application/json"
 
+#: Bytes of a part of a reply that is told as text, and of a longer one that are told at a time: a report is bounded.
+_MOST_TEXT = 32 * 1024
+_MOST_PART = 128 * 1024
+
 #: What a handler is: `handle(data, context)`.
 Entry = Callable[[Any, Any], Any]
 
@@ -68,15 +72,24 @@ class _Context(HandlerContext):
         self.items = items
         self.request_ids = {index: item.id for index, item in enumerate(items)}
         self.request_processor = [RequestProcessor(request.headers) for request in requests]
-        self.said: list[list[Any]] = [[] for _ in items]
+        self.said: list[list[bytes]] = [[] for _ in items]
         if self.metrics is not None:
             self.metrics.request_ids = self.request_ids
 
     def emit(self, parts: Sequence[Any]) -> None:
-        """A part of each request's reply."""
-        for item, said, part in zip(self.items, self.said, parts, strict=False):
-            said.append(part)
-            item.emit(part.decode("utf-8", "replace") if isinstance(part, bytes | bytearray) else part)
+        """A part of each request's reply; with the first goes what the handler has set of status and headers."""
+        for index, (item, said, part) in enumerate(zip(self.items, self.said, parts, strict=False)):
+            body, _ = _body(part)
+            status, phrase = self.get_response_status(index)
+            headers = self.get_response_headers(index)
+            if not said and (status != 200 or headers):
+                item.emit(_message(_response(status, phrase, headers, b"")))
+            said.append(body)
+            if isinstance(part, str | bytes | bytearray) and len(body) <= _MOST_TEXT and _is_text(body):
+                item.emit(body.decode())
+                continue
+            for at in range(0, len(body), _MOST_PART):  # as it is written: read back from JSON it may be another
+                item.emit(_message(envelopes.Response(200, "", {}, body[at : at + _MOST_PART])))
 
 
 class _Request:
@@ -316,7 +329,7 @@ def _reply(output: Any, context: _Context, index: int) -> object:
             output if isinstance(output, str | bytes | bytearray) or _is_json(output) else Raw(JSON, _body(output)[0])
         )
     body, kind = _body(output)
-    body = b"".join(_body(part)[0] for part in said) + body
+    body = b"".join((*said, body))
     kinds = [name for name in headers if name.lower() == "content-type"]
     if status == 200 and len(headers) == len(kinds) and kinds:
         return Raw(str(headers[kinds[0]]), body)
@@ -328,6 +341,18 @@ def _reply(output: Any, context: _Context, index: int) -> object:
 def _response(status: Any, phrase: Any, headers: Mapping[Any, Any], body: bytes) -> envelopes.Response:
     named = {str(name): str(value) for name, value in headers.items()}
     return envelopes.Response(int(status), str(phrase or ""), named, body)
+
+
+def _message(response: envelopes.Response) -> Raw:
+    return Raw(envelopes.RESPONSE, envelopes.pack_response(response))
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _body(output: Any) -> tuple[bytes, str]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from api.answers import Answer
+from api.answers import Answer, Streamed
 from api.dialects.front import Dialect, Route
 from api.dialects.torchserve import counters, errors, inference, management
 from api.dialects.torchserve.errors import Refused
@@ -80,9 +80,8 @@ def _front(service: Service, routes: list[Route]) -> Dialect:
 
 
 def _counted(function: EndpointFunction) -> EndpointFunction:
-    async def answer(service: Service, call: Call) -> Answer:
+    async def answer(service: Service, call: Call) -> Answer | Streamed:
         answer = await function(service, call)
-        assert isinstance(answer, Answer)
         counters.answered(answer.status)
         return answer
 

@@ -1,19 +1,15 @@
 """The inference port: predictions, explanations, and whether the server is well."""
 
-import json
+import sys
 import time
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
-
-from api.answers import Answer, Headers
+from api.answers import Answer, Streamed
 from api.asking import ask
 from api.dialects import jobs
 from api.dialects.torchserve import catalogue, counters, description
 from api.dialects.torchserve.errors import (
-    NO_CACHE,
     Refused,
     bad_request,
     no_such_model,
@@ -21,29 +17,27 @@ from api.dialects.torchserve.errors import (
     no_workers,
     pretty,
 )
+from api.dialects.torchserve.parts import Parts
+from api.dialects.torchserve.replies import reply_of
 from api.dialects.torchserve.requests import measured, stored
 from api.exchange import Call
 from api.problems import Problem
 from api.raw import refusal
 from api.registry import Target
 from api.service import Service
-from headway import envelopes, npy
-from headway.errors import BlobMissing, InputRefused, ItemCode, ItemError
+from headway import envelopes
+from headway.errors import InputRefused, ItemCode, ItemError
 from headway.notices import Ended
 from headway.states import Status
 from headway.types import Prediction
 
-_BYTES = "application/octet-stream"
-#: Of a handler's reply, what is the connection's business.
-_NOT_THEIRS = {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer", "x-request-id"}
 
-
-async def predict(service: Service, call: Call) -> Answer:
-    """What the handler answered, or 202 and a job where one was asked for."""
+async def predict(service: Service, call: Call) -> Answer | Streamed:
+    """What the handler answers, in parts where it does so; or 202 and a job where one was asked for."""
     return await _infer(service, call, {})
 
 
-async def explain(service: Service, call: Call) -> Answer:
+async def explain(service: Service, call: Call) -> Answer | Streamed:
     return await _infer(service, call, {"explain": "True"})
 
 
@@ -68,7 +62,7 @@ async def describe_model(service: Service, call: Call) -> Answer:
     return pretty(description.of_model(said.model_name or row.model))
 
 
-async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Answer:
+async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Answer | Streamed:
     began = time.perf_counter()
     service.submitter.check_room()
     name = call.params.get("model") or _parameters(call).get("model_name")
@@ -78,7 +72,7 @@ async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Ans
     if rest := call.params.get("rest"):
         asking = {**asking, "url_path": rest}
     target = await _target(service, name, version)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(min(service.settings.max_body_bytes, service.torchserve.max_request_size or sys.maxsize))
     request = stored(call, body, asking)
     try:
         size = measured(target, request)
@@ -92,12 +86,31 @@ async def _infer(service: Service, call: Call, asking: Mapping[str, str]) -> Ans
     def copied() -> None:
         service.shadows.copy(row, request.body, request.value)
 
-    answers = await ask(service, call, [row], target.at_most, within_s=jobs.LONGEST_WAIT_S, accepted=copied)
-    end = answers.ended.get(row.id)
-    counters.inferred(name, version, end, time.perf_counter() - began)
-    if end is None or end.status is not Status.SUCCEEDED:
-        raise _failure(service, end)
-    return await _reply(service, row.id, end)
+    async def ended(end: Ended | Prediction | None) -> Answer:
+        counters.inferred(name, version, end, time.perf_counter() - began)
+        if end is None or end.status is not Status.SUCCEEDED:
+            raise _failure(service, end)
+        return await reply_of(service, row.id, end)
+
+    answers = await ask(
+        service,
+        call,
+        [row],
+        target.at_most,
+        within_s=jobs.LONGEST_WAIT_S,
+        accepted=copied,
+        until_report=call.takes_pieces and _is_archive(service, target),
+    )
+    if answers.reported:
+        return await Parts(service, call, row.id, jobs.LONGEST_WAIT_S, ended).answer()
+    return await ended(answers.ended.get(row.id))
+
+
+def _is_archive(service: Service, target: Target) -> bool:
+    """Whether what it emits are the parts of its reply: those of other models may be drafts, or anything."""
+    view = service.registry.views.get(target.model)
+    row = None if view is None else view.versions.get(target.version)
+    return row is not None and row.framework == "torchserve"
 
 
 def _parameters(call: Call) -> dict[str, str]:
@@ -123,47 +136,6 @@ async def _target(service: Service, name: str, version: str | None) -> Target:
             raise no_workers(name)
         return service.registry.views[name].targets[row.version]
     return target
-
-
-# ── replies ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def _reply(service: Service, id_: str, end: Ended | Prediction) -> Answer:
-    type_ = None
-    output = end.output or b"null"
-    if isinstance(end, Prediction) and end.output_bytes is not None:
-        type_ = end.output_type
-        try:
-            output = await service.in_blobs(lambda: service.blobs.read(id_, end.claim or ""))
-        except BlobMissing:
-            raise Refused(500, "InternalServerException", "The output is gone.") from None
-    return _answer(output, type_)
-
-
-def _answer(output: bytes, type_: str | None) -> Answer:
-    if type_ is None:
-        return Answer(200, _text(msgspec.json.decode(output)), NO_CACHE)
-    if type_ == envelopes.RESPONSE:
-        reply = envelopes.unpack_response(output)
-        headers = [
-            (name.lower().encode(), value.encode("utf-8", "surrogateescape"))
-            for name, value in reply.headers.items()
-            if name.lower() not in _NOT_THEIRS
-        ]
-        return Answer(reply.status, reply.body, (*headers, *_beside(headers)))
-    if type_ == npy.MEDIA_TYPE:  # a large array of a model that is no archive
-        return Answer(200, _text(npy.load(output).tolist()), NO_CACHE)
-    said: Headers = () if type_ == _BYTES else ((b"content-type", type_.encode()),)
-    return Answer(200, output, (*said, *NO_CACHE))
-
-
-def _beside(headers: list[tuple[bytes, bytes]]) -> Headers:
-    names = {name for name, _ in headers}
-    return [(name, value) for name, value in NO_CACHE if name not in names]
-
-
-def _text(value: Any) -> bytes:
-    return value.encode() if isinstance(value, str) else json.dumps(value, indent=2).encode()
 
 
 def _failure(service: Service, end: Ended | Prediction | None) -> Refused:

@@ -224,7 +224,9 @@ async def register(service: Service, call: Call) -> Answer:
     )
     await _refuse_twice(service, archive)
     await _keep_default(service, archive.name)
-    found = await service.threads.run(lambda: store.unpack(models, archive, said), patience_s=_FILES_S)
+    found = await service.threads.run(
+        lambda: store.unpack(models, archive, said, service.torchserve), patience_s=_FILES_S
+    )
     await service.threads.run(lambda: service.models.register(found))
     if workers is None:
         workers = await service.threads.run(lambda: _asked_for(found.path))
@@ -278,7 +280,7 @@ async def scale(service: Service, call: Call) -> Answer:
     if least > 64:
         raise bad_request("min_worker may be 64 at most.")
     folder = catalogue.folder_of(service, row.model, row.version)
-    changed = msgspec.structs.replace(said, min_workers=least, max_workers=most)
+    changed = msgspec.structs.replace(said, min_workers=least, max_workers=most, by_properties=False)
     if changed != said:
         await service.threads.run(lambda: store.say(folder, changed))
     await _wish(service, row.model, row.version, "load" if least else "unload")
@@ -390,11 +392,12 @@ async def _until(
 
 
 def _asked_for(folder: Any) -> int:
-    """The workers that the archive itself asks for."""
+    """The workers that the archive itself asks for, or config.properties."""
     try:
-        said = mar.read(folder).config.get("minWorkers", 0)
+        archive = mar.read(folder)
     except ManifestError:
         return 0
+    said = archive.config.get("minWorkers", archive.registered.min_workers or 0)
     return said if isinstance(said, int) else 0
 
 

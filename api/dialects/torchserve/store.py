@@ -11,6 +11,7 @@ from api.dialects.torchserve.errors import Refused, bad_request
 from headway import mar, registration
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE
+from headway.properties import Properties
 from headway.registration import Registration
 from headway.versions import Found, scan_model
 
@@ -66,11 +67,18 @@ def _file(models: Path, url: str) -> Path:
     return file
 
 
-def unpack(models: Path, archive: Archive, said: Registration) -> Found:
-    """The version, with its folder made. Raises Refused; nothing of it is left then."""
+def unpack(models: Path, archive: Archive, said: Registration, properties: Properties) -> Found:
+    """The version, with its folder made. Raises Refused; nothing of it is left then.
+
+    `properties` has the word where neither `said` nor the archive says anything.
+    """
     target = archive.target(models)
+
+    def write(folder: Path) -> None:
+        registration.write(folder, properties.fill(said, mar.read(folder).config))
+
     if archive.file == target.resolve():  # an operator's own folder, which was unregistered
-        registration.write(target, said)
+        write(target)
         return _found(target)
     conflict = Refused(
         409,
@@ -78,7 +86,7 @@ def unpack(models: Path, archive: Archive, said: Registration) -> Found:
         f"Model version {archive.version} is already registered for model {archive.name}",
     )
     try:
-        mar.unpack(archive.file, target, finish=lambda folder: registration.write(folder, said))
+        mar.unpack(archive.file, target, finish=write)
     except ManifestError as error:
         raise Refused(400, "InvalidModelException", str(error)) from error
     except FileExistsError as error:
