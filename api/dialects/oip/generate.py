@@ -8,8 +8,9 @@ import numpy as np
 
 from api.dialects.oip import metadata
 from api.dialects.oip.errors import Code, Refused
-from api.dialects.oip.inference import JSON_INPUT, Reply
+from api.dialects.oip.inference import Reply
 from api.dialects.oip.requests import Inference, read
+from api.dialects.rows import JSON_INPUT
 from headway.manifest import Manifest
 
 
