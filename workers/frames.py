@@ -55,9 +55,9 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-#: A progress, a partial output (both JSON), a part of a reply as it goes onto the wire (`headway.envelopes.RESPONSE`),
-#: or that the model was told of an item's cancel (nothing).
-Saying = Literal["progress", "output", "message", "canceled"]
+#: A progress, a partial output (both JSON), a part of a reply as it goes onto the wire (`headway.envelopes.RESPONSE`) or
+#: of one of several responses (`headway.responses.Piece`), or that the model was told of an item's cancel (nothing).
+Saying = Literal["progress", "output", "message", "response", "canceled"]
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, tag=True):
