@@ -61,6 +61,6 @@ def dump(encoded: Sequence[bytes]) -> bytes:
 
 
 def json_of(data: bytes) -> bytes:
-    """A list of their outputs, each as `tensors.json_of` has it. Raises InputRefused; ValueError where that cannot be."""
+    """A list of their outputs, each as `tensors.json_of` has it. Raises ValueError where that cannot be."""
     shown = [tensors.json_of(one.tensors) for one in load(data) if one.tensors is not None]
     return b"[" + b",".join(shown) + b"]"

@@ -55,8 +55,8 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-#: A progress, a partial output (both JSON), a part of a reply as it goes onto the wire (`headway.envelopes.RESPONSE`) or
-#: of one of several responses (`headway.responses.Piece`), or that the model was told of an item's cancel (nothing).
+#: A progress, a partial output (both JSON), a part of a reply as it goes onto the wire (`headway.envelopes.RESPONSE`),
+#: a piece of one of several responses (`headway.responses`), or that the model was told of an item's cancel (nothing).
 Saying = Literal["progress", "output", "message", "response", "canceled"]
 
 

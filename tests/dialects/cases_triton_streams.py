@@ -75,7 +75,6 @@ STREAMS = [
     stream("an error at the end", counts("fails", id="mine")),
     stream("an error between", counts("fails between")),
     stream("an error between, and the empty final one", counts("fails between", **EMPTY_FINAL)),
-    stream("parameters of responses", counts("parameters", **EMPTY_FINAL)),
     stream("execute raises", counts("raises")),
     stream("execute raises, and the empty final one", counts("raises", id="mine", **EMPTY_FINAL)),
     stream("execute raises after a response", counts("raises after one")),
@@ -104,10 +103,12 @@ STREAMS = [
     stream("a model that is not decoupled", message("plain", how("returns"), id="mine")),
     stream("a model that is not decoupled, and the empty final one", message("plain", how("returns"), **EMPTY_FINAL)),
     stream("a response sender of a model that is not decoupled", message("plain", how("sends"))),
+    stream("what a response after the end raised", message("plain", how("said"))),
     stream("two responses of a model that is not decoupled", message("plain", how("twice"))),
-    stream("what that raised, too", message("plain", how("said"))),
+    stream("what the second response raised", message("plain", how("said"))),
     stream("the final flag after the response of a model that is not decoupled", message("plain", how("final after"))),
     stream("the final flag before the response of a model that is not decoupled", message("plain", how("final first"))),
+    stream("what the final flag before raised", message("plain", how("said"))),
 ]  # fmt: skip
 
 OTHERS = [
@@ -143,7 +144,6 @@ OTHERS = [
     generate("generate_stream of two outputs", "both", 1),
     generate("generate_stream of an output of several values", "both", 1, 2),
     generate("generate_stream of what raises", "raises", 1),
-    generate("generate_stream with parameters of responses", "parameters", 1),
     post("generate_stream that lacks an input", "counts/generate_stream", {"IN": [1]}),
     post("generate_stream of an unknown model", "nothing/generate_stream", {"IN": [1]}),
     post("generate_stream of a model that is not decoupled", "plain/generate_stream", {"HOW": "returns"}),

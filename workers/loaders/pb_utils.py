@@ -183,7 +183,7 @@ class InferenceRequest:
     """One prediction, with its batch dimension."""
 
     def __init__(
-        self, inputs: Sequence[Tensor], *, item: Item, answer: "Answer", outputs: Sequence[str], model: str, version: int
+        self, inputs: Sequence[Tensor], *, item: Item, answer: Answer, outputs: Sequence[str], model: str, version: int
     ) -> None:
         self._inputs = list(inputs)
         self._item = item

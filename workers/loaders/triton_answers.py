@@ -5,6 +5,7 @@ when its time is up. The rule: a request is answered by whoever has its sender, 
 said after the last response, or after the call, is refused.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ class Answer:
 
     def __init__(self, answers: Answers, item: Item, shown: Shown) -> None:
         self.closed = False
+        self._given_up = False
         self._answers = answers
         self._item = item
         self._shown = shown
@@ -59,8 +61,14 @@ class Answer:
         self._response: InferenceResponse | None = None
 
     def canceled(self) -> bool:
-        """Also once the time is up."""
-        return self.closed or self._item.canceled()
+        return self._given_up or self._item.canceled()
+
+    def give_up(self) -> bool:
+        """The call is over; what goes on in the model's threads is for nobody. Whether it had not been completed."""
+        with self._answers.changed:
+            self._given_up = self._given_up or not self.closed
+            self.closed = True
+            return self._given_up
 
     def send(self, response: InferenceResponse | None, final: bool) -> None:
         """Raises TritonModelException."""
@@ -69,13 +77,9 @@ class Answer:
                 raise TritonModelException("Unable to send response. Response sender has been closed.")
             self._take(response, final)
             if final:
-                self.close()
-
-    def close(self) -> None:
-        """Nothing more is taken."""
-        with self._answers.changed:
-            self.closed = True
-            self._answers.changed.notify_all()
+                with self._answers.changed:
+                    self.closed = True
+                    self._answers.changed.notify_all()
 
     def _take(self, response: InferenceResponse | None, final: bool) -> None:
         if response is not None and self._response is not None:
@@ -113,7 +117,8 @@ class Several(Answer):
             self._report(value, final)
         elif value is not None and not isinstance(value, ItemFailed):
             self._said.append(value)
-            self._item.emit(value)
+            with contextlib.suppress(ValueError):  # too large to be told before the end
+                self._item.emit(value)
 
     def _report(self, value: Any, final: bool) -> None:
         if value is None:
@@ -142,12 +147,7 @@ class Several(Answer):
 
 def outputs(each: Sequence[Answer], timeout_s: float) -> list[object]:
     """After the wait. What is not complete has failed; whoever still has its sender is told so when it is used."""
-    found: list[object] = []
-    for one in each:
-        complete = one.closed
-        one.close()
-        found.append(one.output() if complete else _late(timeout_s))
-    return found
+    return [_late(timeout_s) if one.give_up() else one.output() for one in each]
 
 
 def _late(timeout_s: float) -> Exception:
@@ -156,4 +156,3 @@ def _late(timeout_s: float) -> Exception:
         f"the model has not sent the final response within {timeout_s:g} s "
         '(config.pbtxt: parameters { key: "headway_timeout_s" … } sets another limit)',
     )
-

@@ -82,14 +82,18 @@ class TritonModel:
             answers.wait(each)
         except BaseException:
             for one in each:
-                one.close()  # what goes on in the model's threads is for nobody
+                one.give_up()
             raise
         return triton_answers.outputs(each, self._timeout_s)
 
     def _answer_of(self, answers: Answers, item: Item) -> Answer:
         if not self.decoupled:
             return Answer(answers, item, self._shown)
-        return Several(answers, item, lambda response: self.given(self._shown(response), item.content_type), self.outputs)
+
+        def shown(response: pb_utils.InferenceResponse) -> object:
+            return self.given(self._shown(response), item.content_type)
+
+        return Several(answers, item, shown, self.outputs)
 
     def _returned(
         self, returned: object, requests: Sequence[pb_utils.InferenceRequest], each: Sequence[Answer], answers: Answers

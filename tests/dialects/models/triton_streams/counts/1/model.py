@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 
@@ -7,8 +8,8 @@ import triton_python_backend_utils as pb_utils
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def out(number, **more):
-    return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([number], np.int32))], **more)
+def out(number):
+    return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([number], np.int32))])
 
 
 def text(said):
@@ -19,8 +20,6 @@ class TritonPythonModel:
     """Answers a request once for each number in IN, or otherwise, as HOW says."""
 
     def initialize(self, args):
-        import json
-
         self.decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
 
     def execute(self, requests):
@@ -79,11 +78,6 @@ class TritonPythonModel:
         sender.send(out(numbers[0]))
         sender.send(pb_utils.InferenceResponse([], error=pb_utils.TritonError("not this one")))
         sender.send(out(numbers[-1]))
-        sender.send(flags=FINAL)
-
-    def parameters(self, sender, numbers):
-        for number in numbers:
-            sender.send(out(number, parameters='{"at": %d, "word": "x", "yes": true, "half": 0.5}' % number))
         sender.send(flags=FINAL)
 
     def undeclared(self, sender, numbers):

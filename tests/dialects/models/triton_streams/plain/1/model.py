@@ -29,15 +29,22 @@ class TritonPythonModel:
         return responses
 
     def answer(self, sender, how):
+        """Sends once in the end, and before that what it should not, or after it."""
         try:
             if how == "final first":
-                try:
-                    sender.send(flags=FINAL)
-                finally:
-                    sender.send(text("sent"), flags=FINAL)
-            sender.send(text("sent"), flags=0 if how in ("twice", "final after") else FINAL)
-            sender.send(**({"flags": FINAL} if how == "final after" else {"inference_response": text("again")}))
+                sender.send(flags=FINAL)
+            elif how == "twice":
+                sender.send(text("sent"))
+                sender.send(text("again"))
+            elif how == "final after":
+                sender.send(text("sent"))
+                sender.send(flags=FINAL)
+            else:
+                sender.send(text("sent"), flags=FINAL)
+                sender.send(text("again"))
         except Exception as error:
             self.said = f"{type(error).__name__}: {error}"
             if how == "twice":
                 sender.send(flags=FINAL)
+            elif how == "final first":
+                sender.send(text("sent"), flags=FINAL)
