@@ -26,7 +26,7 @@ from api.registry import Target
 from api.service import Service
 from headway import tensors
 from headway.clock import now_us
-from headway.errors import InputRefused, ItemCode
+from headway.errors import InputRefused, ItemCode, ItemError
 from headway.manifest import Manifest
 from headway.notices import Ended
 from headway.states import Status
@@ -67,10 +67,13 @@ class Asked:
     count: int  # of the request's own rows
 
 
-async def infer(service: Service, call: Call, inference: Inference, statistics: Statistics) -> Reply:
-    """Once all is computed. Raises Refused, Problem, Disconnected."""
+async def infer(service: Service, call: Call, inference: Inference, statistics: Statistics, *, once: str = "") -> Reply:
+    """Once all is computed. Raises Refused, Problem, Disconnected.
+
+    `once`: why a model that answers as often as it likes cannot be asked so.
+    """
     began = now_us()
-    asked = await prepare(service, call, inference)
+    asked = await prepare(service, call, inference, once=once)
     target = asked.target
     with statistics.waiting(target.model, target.version, began):
         await service.capacity.admit(target, len(asked.rows))
@@ -79,10 +82,17 @@ async def infer(service: Service, call: Call, inference: Inference, statistics: 
     statistics.add(target.model, target.version, asked.count, ended, began)
     failed = next((one for one in ended if one is None or one.status is not Status.SUCCEEDED), _NOBODY)
     if failed is not _NOBODY:
-        raise _refusal(service, failed)
+        raise refusal_of(service, failed)
     done = [one for one in ended if one is not None]
     outputs = [await output_of(service, row.id, one) for row, one in zip(asked.rows, done, strict=True)]
-    return Reply(target.model, target.version, inference.id, _tensors_of(asked, outputs, inference))
+    return Reply(target.model, target.version, inference.id, tensors_of(asked, outputs, inference))
+
+
+def is_decoupled(manifest: Manifest) -> bool:
+    """Whether the model answers a request as often as it likes (`api.dialects.oip.decoupled`)."""
+    config = manifest.config.get("triton")
+    policy = config.get("model_transaction_policy") if isinstance(config, Mapping) else None
+    return isinstance(policy, Mapping) and bool(policy.get("decoupled"))
 
 
 def is_job(inference: Inference) -> bool:
@@ -135,9 +145,11 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
     return target, row.manifest
 
 
-async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
-    """Raises Refused, Problem."""
+async def prepare(service: Service, call: Call, inference: Inference, *, once: str = "") -> Asked:
+    """`once` as of `infer`. Raises Refused, Problem."""
     target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
+    if once and is_decoupled(manifest):
+        raise Refused(Code.UNSUPPORTED, once)
     inputs = inference.inputs
     if manifest.inputs:
         try:
@@ -248,12 +260,17 @@ def _listed(shape: Sequence[int]) -> str:
 # What comes back
 
 
-def _refusal(service: Service, end: Ended | Prediction | None) -> Refused:
+def refusal_of(service: Service, end: Ended | Prediction | None) -> Refused:
+    """What became of a prediction that has not succeeded; None: nothing, before the time was up."""
     if end is None:
         return Refused(Code.UNAVAILABLE, "the server is stopping" if service.draining else "Request timeout expired")
     if end.error is None:
         return Refused(Code.UNAVAILABLE, f"the request was {end.status.label}")
-    return Refused(_CODES.get(end.error.code, Code.INTERNAL), end.error.message)
+    return of_item(end.error)
+
+
+def of_item(error: ItemError) -> Refused:
+    return Refused(_CODES.get(error.code, Code.INTERNAL), error.message)
 
 
 _CODES = {
@@ -264,7 +281,8 @@ _CODES = {
 }
 
 
-def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
+def tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
+    """Of each row's output, those that the request wants. Raises Refused for one that is not there."""
     declared = asked.manifest.outputs
     named = values_of(asked.manifest, outputs)
     wanted = inference.outputs
