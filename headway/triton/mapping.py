@@ -13,6 +13,7 @@ import msgspec
 
 from headway.errors import ManifestError
 from headway.manifest import Batching, Limits, Manifest, Tensor
+from headway.triton import ensembles
 from headway.triton.pbtxt import Config
 
 #: `backend` → (what loads it here, its model file).
@@ -47,6 +48,12 @@ _DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 TIMEOUT = "headway_timeout_s"
 _LONGEST_TIMEOUT_S = 86_400.0
 
+
+def data_type_of(dtype: str) -> str:
+    """As `config.pbtxt` calls it."""
+    return _DATA_TYPES[dtype]
+
+
 _MOST_ITEMS = 4096
 _LONGEST_WAIT_US = 60_000_000
 _LONGEST_QUEUE_TIMEOUT_S = 366 * 86_400
@@ -62,6 +69,8 @@ def manifest(config: Config, folder: Path) -> Manifest:
         raise ManifestError(f"name is {config['name']!r}, and the folder is {folder.name!r}: they have to be the same")
     config = {**config, "name": folder.name}
     _refuse(config)
+    if ensembles.is_one(config):
+        return _ensemble(config, folder, notes)
     backend = _backend(config, folder)
     if is_decoupled(config) and backend != "python":
         raise ManifestError(f'model_transaction_policy is decoupled, which only backend "python" can be, not {backend}')
@@ -89,13 +98,30 @@ def manifest(config: Config, folder: Path) -> Manifest:
     )
 
 
+def _ensemble(config: Config, folder: Path, notes: list[str]) -> Manifest:
+    rows = config["max_batch_size"]
+    if rows < 0:
+        raise ManifestError(f"'max_batch_size' must be non-negative value for {config['name']}")
+    steps = ensembles.steps(config)
+    if config.get("response_cache", {}).get("enable"):
+        notes.append("response_cache is not heeded: every request is computed")
+    inputs, outputs = _signature(config, may_lack=True)
+    labels = {one["name"]: _labels(folder, one["label_filename"]) for one in config["output"] if one["label_filename"]}
+    config = {**config, "version_policy": config.get("version_policy") or {"latest": {"num_versions": 1}}}
+    return Manifest(
+        batching=Batching(max_batch_size=1, max_wait_ms=0.0, max_batch_cost=rows or None, size="none"),
+        inputs=inputs,
+        outputs=outputs,
+        policy=_policy(config["version_policy"]),
+        items="joined" if rows else "alone",
+        backend=ensembles.PLATFORM,
+        steps=steps,
+        config={"triton": config, "labels": labels, "notes": notes},
+    )
+
+
 def _refuse(config: Config) -> None:
     """What would not be served as it is meant."""
-    if config.get("ensemble_scheduling") is not None or config["platform"] == "ensemble":
-        raise ManifestError(
-            "it is an ensemble, which is not served: write its steps as one model.py, or let the client call one model "
-            "after the other"
-        )
     if config.get("sequence_batching") is not None:
         raise ManifestError(
             "sequence_batching keeps the state of a sequence on one instance, which is not done here: give the model "

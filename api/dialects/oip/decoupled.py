@@ -15,7 +15,7 @@ import msgspec
 from api.asking import ask
 from api.dialects import jobs
 from api.dialects.oip.errors import Code, Refused
-from api.dialects.oip.inference import Asked, Reply, of_item, prepare, refusal_of, tensors_of
+from api.dialects.oip.inference import Asked, Reply, of_item, prepare, refusal_of, resolve, tensors_of
 from api.dialects.oip.requests import Inference
 from api.dialects.oip.statistics import Statistics
 from api.dialects.outputs import output_of
@@ -122,7 +122,8 @@ async def answers(
     Whoever goes on no further cancels the request.
     """
     began = now_us()
-    asked = await prepare(service, call, inference)
+    target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
+    asked = await prepare(service, call, target, manifest, inference)
     _check_outputs(asked, inference)
     (row,), target = asked.rows, asked.target
     told = Told()

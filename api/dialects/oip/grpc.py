@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2
 from api import metrics
 from api.access import NOBODY, Caller
 from api.dialects import jobs
-from api.dialects.oip import decoupled, inference, messages, metadata, repository
+from api.dialects.oip import decoupled, ensembles, inference, messages, metadata, repository
 from api.dialects.oip.errors import Code, Refused, refused_of
 from api.dialects.oip.requests import Inference
 from api.dialects.oip.statistics import Statistics, statistics_of
@@ -397,7 +397,7 @@ class _Methods:
             reply = await inference.job(service, call, asked, request.SerializeToString(deterministic=True))
         else:
             once = decoupled.NOT_BY_INFER
-            reply = await inference.infer(service, call, asked, self._statistics, once=once)
+            reply = await ensembles.infer(service, call, asked, self._statistics, once=once)
         return messages.reply_of(reply, asked)
 
     async def several(self, request: Any, call: Call) -> AsyncGenerator[Message, None] | None:

@@ -16,8 +16,9 @@ from api.dialects.front import Dialect, Route
 from api.dialects.oip import decoupled, errors, generate, metadata, repository
 from api.dialects.oip.classification import classified
 from api.dialects.oip.decoupled import Answered
+from api.dialects.oip.ensembles import infer
 from api.dialects.oip.errors import Code, Refused
-from api.dialects.oip.inference import Output, Reply, infer, is_decoupled, is_job, job, submit
+from api.dialects.oip.inference import Output, Reply, is_decoupled, is_job, job, submit
 from api.dialects.oip.requests import Inference, Wanted, read
 from api.dialects.oip.statistics import Statistics, statistics_of
 from api.endpoint import EndpointFunction

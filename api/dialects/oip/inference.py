@@ -67,14 +67,24 @@ class Asked:
     count: int  # of the request's own rows
 
 
-async def infer(service: Service, call: Call, inference: Inference, statistics: Statistics, *, once: str = "") -> Reply:
-    """Once all is computed. Raises Refused, Problem, Disconnected.
+async def infer(
+    service: Service,
+    call: Call,
+    target: Target,
+    manifest: Manifest,
+    inference: Inference,
+    statistics: Statistics,
+    *,
+    once: str = "",
+) -> Reply:
+    """Of one model, once all is computed. Raises Refused, Problem, Disconnected.
 
     `once`: why a model that answers as often as it likes cannot be asked so.
     """
     began = now_us()
-    asked = await prepare(service, call, inference, once=once)
-    target = asked.target
+    if once and is_decoupled(manifest):
+        raise Refused(Code.UNSUPPORTED, once)
+    asked = await prepare(service, call, target, manifest, inference)
     with statistics.waiting(target.model, target.version, began):
         await service.capacity.admit(target, len(asked.rows))
         answers = await ask(service, call, asked.rows, target.at_most, within_s=jobs.LONGEST_WAIT_S)
@@ -102,7 +112,12 @@ def is_job(inference: Inference) -> bool:
 
 async def submit(service: Service, call: Call, inference: Inference, body: bytes) -> Answer:
     """202 and the job, once it is accepted; `body`: the whole request. Raises Refused, Problem."""
-    asked = await prepare(service, call, inference)
+    target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
+    if manifest.steps:
+        raise Refused(
+            Code.INVALID_ARG, f"a job is one prediction, and '{target.model}' is an ensemble: ask its models for jobs"
+        )
+    asked = await prepare(service, call, target, manifest, inference)
     if len(asked.rows) > 1:
         raise Refused(
             Code.INVALID_ARG,
@@ -129,7 +144,7 @@ _NOBODY: Any = object()
 async def resolve(service: Service, name: str, version: str | None) -> tuple[Target, Manifest]:
     """Raises Refused where there is none."""
     try:
-        target = await service.registry.resolve(name, version or None)
+        target = await service.registry.resolve(name, version or None, ensembles=True)
     except Problem as problem:
         if problem.code == "model_not_found":
             raise Refused(Code.NOT_FOUND, f"Request for unknown model: '{name}' is not found") from problem
@@ -145,18 +160,9 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
     return target, row.manifest
 
 
-async def prepare(service: Service, call: Call, inference: Inference, *, once: str = "") -> Asked:
-    """`once` as of `infer`. Raises Refused, Problem."""
-    target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
-    if once and is_decoupled(manifest):
-        raise Refused(Code.UNSUPPORTED, once)
-    inputs = inference.inputs
-    if manifest.inputs:
-        try:
-            inputs = _checked(target, manifest, inputs)
-        except Refused as refused:  # from here on, Triton names the request
-            id_ = inference.id or "<id_unknown>"
-            raise Refused(refused.code, f"[request id: {id_}] {refused}") from refused
+async def prepare(service: Service, call: Call, target: Target, manifest: Manifest, inference: Inference) -> Asked:
+    """Raises Refused, Problem."""
+    inputs = checked(target, manifest, inference) if manifest.inputs else inference.inputs
     try:
         bodies, count = bodies_of(target, manifest, inputs)
     except InputRefused as refused:
@@ -179,8 +185,15 @@ async def prepare(service: Service, call: Call, inference: Inference, *, once: s
     return Asked(target, manifest, rows, count)
 
 
+def checked(target: Target, manifest: Manifest, inference: Inference) -> list[Given]:
+    """The inputs in the declared order. Raises Refused, in Triton's words, which name the request."""
+    try:
+        return _checked(target, manifest, inference.inputs)
+    except Refused as refused:
+        raise Refused(refused.code, f"[request id: {inference.id or '<id_unknown>'}] {refused}") from refused
+
+
 def _checked(target: Target, manifest: Manifest, given: Sequence[Given]) -> list[Given]:
-    """The inputs in the declared order. Raises Refused, in Triton's words."""
     model, declared = target.model, manifest.inputs
     by_name: dict[str, Given] = {}
     for one in given:
