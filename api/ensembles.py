@@ -11,7 +11,7 @@ import msgspec
 
 from headway.manifest import Manifest, Step, Tensor
 from headway.registry import Version
-from headway.triton.mapping import data_type_of
+from headway.triton.mapping import data_type_of, within
 
 Shape = tuple[int, ...]
 
@@ -25,6 +25,10 @@ class _View(Protocol):
 
 class _Broken(Exception):  # noqa: N818
     """Why it cannot be served."""
+
+
+class _Circle(_Broken):
+    """All on the way back to where it began are broken by it."""
 
 
 def judged(views: Mapping[str, _View]) -> dict[str, list[Version]]:
@@ -51,6 +55,10 @@ class _Judge:
             self._path.append(row.model)
             try:
                 self._known[key] = self._of_steps(row, self._steps(row))
+            except _Circle as circle:
+                if len(self._path) > 1:
+                    raise
+                self._known[key] = msgspec.structs.replace(row, state="failed", reason=str(circle))
             except _Broken as broken:
                 self._known[key] = msgspec.structs.replace(row, state="failed", reason=str(broken))
             finally:
@@ -69,7 +77,7 @@ class _Judge:
             view = self._views[step.model]
             if step.model in self._path:
                 first = self._path[self._path.index(step.model)]
-                raise _Broken(f"circular dependency between ensembles: {first} -> ... -> {name} -> {step.model}")
+                raise _Circle(f"circular dependency between ensembles: {first} -> ... -> {name} -> {step.model}")
             version = view.latest if step.version is None else step.version
             if version not in view.versions:
                 raise _Broken(
@@ -114,7 +122,8 @@ def _check(ensemble: Version, steps: list[Version]) -> None:
     """Raises _Broken where a step's model and the ensemble do not fit one another. What none declares is not known."""
     name, manifest = ensemble.model, ensemble.manifest
     said: dict[str, _Tensor] = {}
-    for tensor, declared in (*manifest.inputs.items(), *manifest.outputs.items()):
+    inner = within(manifest)  # what its steps see, where it reshapes
+    for tensor, declared in (*inner.inputs.items(), *inner.outputs.items()):
         said[tensor] = _tensor(name, manifest, declared)
     for step, row in zip(manifest.steps, steps, strict=True):
         if not row.manifest.inputs:

@@ -7,7 +7,6 @@ canceled.
 
 import asyncio
 import contextlib
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -113,9 +112,8 @@ class _Run:
         """What it writes; None for an output that its model left out."""
         if self._left.is_set():
             raise Disconnected
-        call = copy.copy(self._call)
-        call.receive = self._receive
-        call.params = {"model": step.model} | ({} if step.version is None else {"version": step.version})
+        params = {"model": step.model} | ({} if step.version is None else {"version": step.version})
+        call = self._call.part(params, self._receive)
         given = [
             one._replace(name=inner) for inner, tensor in step.inputs.items() if (one := there[tensor]) is not None
         ]
