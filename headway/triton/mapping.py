@@ -107,7 +107,11 @@ def _ensemble(config: Config, folder: Path, notes: list[str]) -> Manifest:
         notes.append("response_cache is not heeded: every request is computed")
     inputs, outputs = _signature(config, may_lack=True)
     labels = {one["name"]: _labels(folder, one["label_filename"]) for one in config["output"] if one["label_filename"]}
-    config = {**config, "version_policy": config.get("version_policy") or {"latest": {"num_versions": 1}}}
+    config = {
+        **config,
+        "version_policy": config.get("version_policy") or {"latest": {"num_versions": 1}},
+        "model_transaction_policy": config.get("model_transaction_policy", {"decoupled": False}),
+    }
     return Manifest(
         batching=Batching(max_batch_size=1, max_wait_ms=0.0, max_batch_cost=rows or None, size="none"),
         inputs=inputs,

@@ -32,6 +32,8 @@ def send(request: Request, url: str, volatile: Volatile) -> Reply:
                 replies.extend(map(_shown, method(iter(map(_message, asked)), timeout=_TIMEOUT_S)))
             else:
                 replies.append(_shown(method(_message(asked), timeout=_TIMEOUT_S)))
+                # What answers several requests of a stream comes as it likes; that of each in its order.
+                replies.sort(key=lambda reply: str(reply.get("id", "")))
         except grpc.RpcError as error:
             status, details = error.code().value[0], error.details()
     return Reply(status, {}, {"json": volatile.of([*replies, *([{"details": details}] if status else [])])})
