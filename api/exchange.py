@@ -58,7 +58,7 @@ class Call:
         self.tenant = tenant
 
     def part(self, params: Mapping[str, str], receive: Receive) -> "Call":
-        """One of several questions that it comes to, all of the same caller; `receive` says when nobody waits for it."""
+        """One of several questions that it comes to, of the same caller; `receive` says when nobody waits for it."""
         scope = {"path": self.path, "query_string": self.query}
         return Call(scope, receive, params, self.request_id, headers=self.headers, tenant=self.tenant, key=self.key)
 
