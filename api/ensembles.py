@@ -122,8 +122,8 @@ def _check(ensemble: Version, steps: list[Version]) -> None:
     """Raises _Broken where a step's model and the ensemble do not fit one another. What none declares is not known."""
     name, manifest = ensemble.model, ensemble.manifest
     said: dict[str, _Tensor] = {}
-    inner = within(manifest)  # what its steps see, where it reshapes
-    for tensor, declared in (*inner.inputs.items(), *inner.outputs.items()):
+    seen = within(manifest)  # by its steps, where it reshapes
+    for tensor, declared in (*seen.inputs.items(), *seen.outputs.items()):
         said[tensor] = _tensor(name, manifest, declared)
     for step, row in zip(manifest.steps, steps, strict=True):
         if not row.manifest.inputs:

@@ -88,8 +88,7 @@ def version(model: str, manifest: Manifest, state: str = "ready", reason: str | 
 def half(dtype: str = "float32", shape: tuple[int, ...] = (-1, 4), rows: int | None = 8) -> Manifest:
     tensor = Tensor(dtype, shape)
     batching = msgspec.structs.replace(Manifest().batching, max_batch_cost=rows)
-    items = "joined" if rows else "alone"
-    return Manifest(inputs={"I": tensor}, outputs={"O": tensor}, batching=batching, items=items)
+    return Manifest(inputs={"I": tensor}, outputs={"O": tensor}, batching=batching, items="joined" if rows else "alone")
 
 
 def judge(*rows: Version) -> Version:
