@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.dialects import building, comparing, ours, recording
 
-SYSTEMS = ("triton", "torchserve")
+SYSTEMS = ("triton", "triton_streams", "torchserve")
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dialects-") as folder:
         match asked.verb:
             case "build":
-                for system in systems:
+                for system in dict.fromkeys(system.partition("_")[0] for system in systems):
                     building.build(system)
             case "record":
                 for system in systems:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from tests.dialects import archives, building, cases_torchserve, cases_triton, servers
+from tests.dialects import archives, building, cases_torchserve, cases_triton, cases_triton_streams, servers
 from tests.dialects.exchanges import Case, Recording, Volatile, send
 
 _HERE = Path(__file__).resolve().parent
 
 #: Times of statistics; and what is said of workers.
+#: By system: a server, or what one is asked by other means (`triton_streams`).
 _KEYS = {
     "triton": frozenset({"ns", "last_inference"}),
+    "triton_streams": frozenset(),
     "torchserve": frozenset({"id", "startTime", "memoryUsage", "pid", "gpuUsage"}),
 }
 
@@ -37,6 +39,11 @@ def record(system: str, folder: Path) -> Recording:
     if system == "triton":
         with servers.triton(folder, cases_triton.UNLOADED) as ports:
             return Recording("Triton 2.51.0", ask(cases_triton.CASES, ports, volatile(system, folder / "models")))
+    if system == "triton_streams":
+        with servers.triton(folder, (), servers.MODELS / system) as ports:
+            return Recording(
+                "Triton 2.51.0", ask(cases_triton_streams.CASES, ports, volatile(system, folder / "models"))
+            )
     store = folder / "store"
     store.mkdir()
     archives.build(store, building.folder(system) / "bin" / "python")

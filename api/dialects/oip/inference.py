@@ -26,7 +26,7 @@ from api.registry import Target
 from api.service import Service
 from headway import tensors
 from headway.clock import now_us
-from headway.errors import InputRefused, ItemCode
+from headway.errors import InputRefused, ItemCode, ItemError
 from headway.manifest import Manifest
 from headway.notices import Ended
 from headway.states import Status
@@ -67,11 +67,24 @@ class Asked:
     count: int  # of the request's own rows
 
 
-async def infer(service: Service, call: Call, inference: Inference, statistics: Statistics) -> Reply:
-    """Once all is computed. Raises Refused, Problem, Disconnected."""
+async def infer(
+    service: Service,
+    call: Call,
+    target: Target,
+    manifest: Manifest,
+    inference: Inference,
+    statistics: Statistics,
+    *,
+    once: str = "",
+) -> Reply:
+    """Of one model, once all is computed. Raises Refused, Problem, Disconnected.
+
+    `once`: why a model that answers as often as it likes cannot be asked so.
+    """
     began = now_us()
-    asked = await prepare(service, call, inference)
-    target = asked.target
+    if once and is_decoupled(manifest):
+        raise Refused(Code.UNSUPPORTED, once)
+    asked = await prepare(service, call, target, manifest, inference)
     with statistics.waiting(target.model, target.version, began):
         await service.capacity.admit(target, len(asked.rows))
         answers = await ask(service, call, asked.rows, target.at_most, within_s=jobs.LONGEST_WAIT_S)
@@ -79,10 +92,17 @@ async def infer(service: Service, call: Call, inference: Inference, statistics: 
     statistics.add(target.model, target.version, asked.count, ended, began)
     failed = next((one for one in ended if one is None or one.status is not Status.SUCCEEDED), _NOBODY)
     if failed is not _NOBODY:
-        raise _refusal(service, failed)
+        raise refusal_of(service, failed)
     done = [one for one in ended if one is not None]
     outputs = [await output_of(service, row.id, one) for row, one in zip(asked.rows, done, strict=True)]
-    return Reply(target.model, target.version, inference.id, _tensors_of(asked, outputs, inference))
+    return Reply(target.model, target.version, inference.id, tensors_of(asked, outputs, inference))
+
+
+def is_decoupled(manifest: Manifest) -> bool:
+    """Whether the model answers a request as often as it likes (`api.dialects.oip.decoupled`)."""
+    config = manifest.config.get("triton")
+    policy = config.get("model_transaction_policy") if isinstance(config, Mapping) else None
+    return isinstance(policy, Mapping) and bool(policy.get("decoupled"))
 
 
 def is_job(inference: Inference) -> bool:
@@ -92,7 +112,12 @@ def is_job(inference: Inference) -> bool:
 
 async def submit(service: Service, call: Call, inference: Inference, body: bytes) -> Answer:
     """202 and the job, once it is accepted; `body`: the whole request. Raises Refused, Problem."""
-    asked = await prepare(service, call, inference)
+    target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
+    if manifest.steps:
+        raise Refused(
+            Code.INVALID_ARG, f"a job is one prediction, and '{target.model}' is an ensemble: ask its models for jobs"
+        )
+    asked = await prepare(service, call, target, manifest, inference)
     if len(asked.rows) > 1:
         raise Refused(
             Code.INVALID_ARG,
@@ -119,7 +144,7 @@ _NOBODY: Any = object()
 async def resolve(service: Service, name: str, version: str | None) -> tuple[Target, Manifest]:
     """Raises Refused where there is none."""
     try:
-        target = await service.registry.resolve(name, version or None)
+        target = await service.registry.resolve(name, version or None, ensembles=True)
     except Problem as problem:
         if problem.code == "model_not_found":
             raise Refused(Code.NOT_FOUND, f"Request for unknown model: '{name}' is not found") from problem
@@ -135,16 +160,9 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
     return target, row.manifest
 
 
-async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
+async def prepare(service: Service, call: Call, target: Target, manifest: Manifest, inference: Inference) -> Asked:
     """Raises Refused, Problem."""
-    target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
-    inputs = inference.inputs
-    if manifest.inputs:
-        try:
-            inputs = _checked(target, manifest, inputs)
-        except Refused as refused:  # from here on, Triton names the request
-            id_ = inference.id or "<id_unknown>"
-            raise Refused(refused.code, f"[request id: {id_}] {refused}") from refused
+    inputs = checked(target, manifest, inference) if manifest.inputs else inference.inputs
     try:
         bodies, count = bodies_of(target, manifest, inputs)
     except InputRefused as refused:
@@ -167,8 +185,15 @@ async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
     return Asked(target, manifest, rows, count)
 
 
+def checked(target: Target, manifest: Manifest, inference: Inference) -> list[Given]:
+    """The inputs in the declared order. Raises Refused, in Triton's words, which name the request."""
+    try:
+        return _checked(target, manifest, inference.inputs)
+    except Refused as refused:
+        raise Refused(refused.code, f"[request id: {inference.id or '<id_unknown>'}] {refused}") from refused
+
+
 def _checked(target: Target, manifest: Manifest, given: Sequence[Given]) -> list[Given]:
-    """The inputs in the declared order. Raises Refused, in Triton's words."""
     model, declared = target.model, manifest.inputs
     by_name: dict[str, Given] = {}
     for one in given:
@@ -248,12 +273,17 @@ def _listed(shape: Sequence[int]) -> str:
 # What comes back
 
 
-def _refusal(service: Service, end: Ended | Prediction | None) -> Refused:
+def refusal_of(service: Service, end: Ended | Prediction | None) -> Refused:
+    """What became of a prediction that has not succeeded; None: nothing, before the time was up."""
     if end is None:
         return Refused(Code.UNAVAILABLE, "the server is stopping" if service.draining else "Request timeout expired")
     if end.error is None:
         return Refused(Code.UNAVAILABLE, f"the request was {end.status.label}")
-    return Refused(_CODES.get(end.error.code, Code.INTERNAL), end.error.message)
+    return of_item(end.error)
+
+
+def of_item(error: ItemError) -> Refused:
+    return Refused(_CODES.get(error.code, Code.INTERNAL), error.message)
 
 
 _CODES = {
@@ -264,7 +294,8 @@ _CODES = {
 }
 
 
-def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
+def tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
+    """Of each row's output, those that the request wants. Raises Refused for one that is not there."""
     declared = asked.manifest.outputs
     named = values_of(asked.manifest, outputs)
     wanted = inference.outputs
