@@ -59,10 +59,7 @@ def columns(outputs: Sequence[Output]) -> bytes:
 
 
 def _predictions(items: Sequence[str], *, own_lines: bool = False) -> bytes:
-    if own_lines:
-        listed = ",".join(f"\n{_space(2)}{one}" for one in items)
-    else:
-        listed = ", ".join(items)
+    listed = ",".join(f"\n{_space(2)}{one}" for one in items) if own_lines else ", ".join(items)
     return f'{{\n    "predictions": [{listed}\n    ]\n}}'.encode() if items else b'{\n    "predictions": []\n}'
 
 

@@ -271,9 +271,7 @@ def _explain_value(value: Any, info: Info) -> None:
     elif fits and isinstance(value, int) and not isinstance(value, bool):
         fits = abs(value) < 1 << 1023
     if not fits:
-        raise invalid(
-            f"JSON Value: {quoted(value)} Type: {kind_of(value)} is not of expected type: {info.type.word}"
-        )
+        raise invalid(f"JSON Value: {quoted(value)} Type: {kind_of(value)} is not of expected type: {info.type.word}")
 
 
 def _listed(shape: Sequence[int]) -> str:
