@@ -10,11 +10,14 @@ from headway.errors import SettingsError
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "oip": ("http", "grpc", "metrics"),
+        "tfserving": ("rest", "grpc"),
         "torchserve": ("inference", "management", "metrics"),
     }
 )
 #: At these, something else than HTTP/1.1.
-_FOREIGN = frozenset({("oip", "grpc")})
+_FOREIGN = frozenset({("oip", "grpc"), ("tfserving", "grpc")})
+#: What their gRPC needs to be installed: modules, by the extra that brings them.
+_GRPC = {"oip": ("grpc", "tritonclient"), "tfserving": ("grpc", "google.protobuf")}
 
 Ports = Mapping[str, Mapping[str, int]]  # dialect → role → port
 
@@ -40,13 +43,22 @@ def parse(specs: Iterable[str]) -> Ports:
 
 def require(ports: Ports) -> None:
     """Raises SettingsError where a port needs what is not installed."""
-    if "grpc" in ports.get("oip", ()):
-        missing = [name for name in ("grpc", "tritonclient") if importlib.util.find_spec(name) is None]
+    for dialect, modules in _GRPC.items():
+        if "grpc" not in ports.get(dialect, ()):
+            continue
+        missing = [name for name in modules if not _is_there(name)]
         if missing:
             raise SettingsError(
-                f"--dialect oip: its second port, gRPC, needs {' and '.join(missing)}; "
-                "pip install 'headway[oip]', or give it one port only"
+                f"--dialect {dialect}: its second port, gRPC, needs {' and '.join(missing)}; "
+                f"pip install 'headway[{dialect}]', or give it one port only"
             )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is part of
+        return False
 
 
 def is_http(dialect: str, role: str) -> bool:

@@ -12,6 +12,7 @@ from api.dialects import torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
 from api.dialects.oip import metrics as oip_metrics
+from api.dialects.tfserving import rest as tfserving_rest
 from api.dialects.torchserve import startup
 from api.service import Service
 
@@ -19,6 +20,7 @@ from api.service import Service
 _HTTP = {
     ("oip", "http"): oip_http.front,
     ("oip", "metrics"): oip_metrics.front,
+    ("tfserving", "rest"): tfserving_rest.front,
     **torchserve.FRONTS,
 }
 
@@ -44,3 +46,7 @@ def others(service: Service, stopped: asyncio.Event, *, shared: bool, most: int)
         from api.dialects.oip import grpc  # of an extra
 
         yield grpc.run(service, stopped, shared=shared, most=most)
+    if "grpc" in service.settings.dialects.get("tfserving", ()):
+        from api.dialects.tfserving import grpc as tfserving_grpc
+
+        yield tfserving_grpc.run(service, stopped, shared=shared, most=most)

@@ -44,7 +44,10 @@ class Dialect(Front):
         refuse: Callable[[Exception], Answer],
         unknown: EndpointFunction,
     ) -> None:
-        """`refuse` answers whatever is raised; `unknown` what is at no route, or asked by a method that it lacks."""
+        """`refuse` answers whatever is raised; `unknown` what is at no route, or asked by a method that it lacks.
+
+        That method is among the call's `params`.
+        """
         settings = service.settings
         sites = Sites(hosts=[settings.host, *settings.allowed_hosts], origins=(), public_url=settings.public_url)
         super().__init__(service, self._streamed, [], sites=sites, open_paths=())
@@ -59,7 +62,7 @@ class Dialect(Front):
     def _search(self, method: str, path: str) -> Match | None:
         found = self._find(method, unquote(path))
         if found is None:
-            return Match(self._endpoint(method, "other", self._unknown, "read"), {}, path)
+            return Match(self._endpoint(method, "other", self._unknown, "read"), {"method": method}, path)
         route, params = found
         if route.streams:
             return None
@@ -79,7 +82,9 @@ class Dialect(Front):
         if scope["type"] != "http":
             return
         found = self._find(scope["method"], scope["path"])
-        function, params = (self._unknown, {}) if found is None else (found[0].function, dict(found[1]))
+        function, params = (
+            (self._unknown, {"method": scope["method"]}) if found is None else (found[0].function, dict(found[1]))
+        )
         caller = scope[CALLER]
         if found is not None:
             caller.must(found[0].scope)

@@ -35,18 +35,18 @@ def rows(outputs: Sequence[Output]) -> bytes:
             )
         count = one.array.shape[0]
     if len(outputs) == 1:
-        return _predictions(_nested(outputs[0], level=2, rows=True))
+        return _listed(_nested(outputs[0], level=2, rows=True))
     columns = [_nested(one, level=3, rows=True) for one in outputs]
     names = [string(one.name) for one in outputs]
-    return _predictions(
+    return _listed(
         [_object(zip(names, values, strict=True), level=2) for values in zip(*columns, strict=True)], own_lines=True
     )
 
 
-def values(found: Sequence[Any]) -> bytes:
+def values(found: Sequence[Any], *, rows: bool) -> bytes:
     """Of a model that declares no outputs: whatever JSON each prediction came to."""
     objects = any(isinstance(one, dict) for one in found)
-    return _predictions([written(one, 2) for one in found], own_lines=objects)
+    return _listed([written(one, 2) for one in found], own_lines=objects, key="predictions" if rows else "outputs")
 
 
 def columns(outputs: Sequence[Output]) -> bytes:
@@ -58,9 +58,11 @@ def columns(outputs: Sequence[Output]) -> bytes:
     return f'{{\n    "outputs": {shown}\n}}'.encode()
 
 
-def _predictions(items: Sequence[str], *, own_lines: bool = False) -> bytes:
+def _listed(items: Sequence[str], *, own_lines: bool = False, key: str = "predictions") -> bytes:
+    if not items:
+        return f'{{\n    "{key}": []\n}}'.encode()
     listed = ",".join(f"\n{_space(2)}{one}" for one in items) if own_lines else ", ".join(items)
-    return f'{{\n    "predictions": [{listed}\n    ]\n}}'.encode() if items else b'{\n    "predictions": []\n}'
+    return f'{{\n    "{key}": [{listed}\n    ]\n}}'.encode()
 
 
 def _space(level: int) -> str:
