@@ -11,6 +11,8 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "oip": ("http", "grpc", "metrics"),
         "torchserve": ("inference", "management", "metrics"),
+        "kserve": ("http",),
+        "mlserver": ("http",),
     }
 )
 #: At these, something else than HTTP/1.1.

@@ -59,7 +59,7 @@ class _Variable(msgspec.Struct):
     value: str | None = None
 
 
-class _Resources(msgspec.Struct):
+class _Resources(msgspec.Struct, frozen=True):
     limits: dict[str, Any] = {}
     requests: dict[str, Any] = {}
 

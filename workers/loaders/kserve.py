@@ -132,13 +132,12 @@ def _pandas() -> Any:
 
 def _frame(rows: list[Any]) -> Any:
     pandas = _pandas()
-    return pandas.concat([pandas.DataFrame(row if isinstance(row, list) else [row]) for row in rows], axis=0)
+    return pandas.concat([pandas.DataFrame(row) for row in rows], axis=0)
 
 
 def _columns(inputs: list[dict[str, Any]]) -> Any:
     pandas = _pandas()
-    made = {one["name"]: np.array(one["data"], _dtype(one["datatype"])).reshape(one["shape"][0], -1) for one in inputs}
-    return pandas.DataFrame({name: list(rows[:, 0]) for name, rows in made.items()})
+    return pandas.concat([pandas.DataFrame(one["data"], columns=[one["name"]]) for one in inputs], axis=1)
 
 
 def _likeness(rows: Any, index: int) -> object:

@@ -17,7 +17,7 @@ import numpy as np
 from api.answers import Answer
 from api.asking import ask
 from api.dialects import jobs
-from api.dialects.oip import urgency
+from api.dialects.oip import urgency, whole
 from api.dialects.oip.errors import Code, Refused
 from api.dialects.oip.requests import Given, Inference
 from api.dialects.oip.statistics import Statistics
@@ -62,6 +62,7 @@ class Reply(NamedTuple):
     id: str
     outputs: list[Output]
     parameters: Mapping[str, Any] = {}
+    ends: Sequence[Ended | Prediction] = ()  # of its predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ async def infer(service: Service, call: Call, inference: Inference, statistics: 
     if failed is not _NOBODY:
         raise _refusal(service, failed)
     done = [one for one in ended if one is not None]
-    outputs = [await _output_of(service, row.id, one) for row, one in zip(asked.rows, done, strict=True)]
-    return Reply(target.model, target.version, inference.id, _tensors_of(asked, outputs, inference))
+    outputs = [await output_of(service, row.id, one) for row, one in zip(asked.rows, done, strict=True)]
+    return Reply(target.model, target.version, inference.id, _tensors_of(asked, outputs, inference), ends=done)
 
 
 def is_job(inference: Inference) -> bool:
@@ -145,8 +146,13 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
 async def prepare(service: Service, call: Call, inference: Inference) -> Asked:
     """Raises Refused, Problem."""
     target, manifest = await resolve(service, call.params["model"], call.params.get("version"))
-    if not manifest.inputs:
-        bodies: list[tuple[bytes, str | None]] = [(body, None) for body in _texts(target, inference)]
+    if manifest.whole:
+        body = msgspec.json.encode(whole.request_of(inference))
+        bodies: list[tuple[bytes, str | None]] = [(body, None)]
+        measured = [target.measure(None, body, "")]
+        count = max((one.shape[0] for one in inference.inputs if one.shape), default=1)
+    elif not manifest.inputs:
+        bodies = [(body, None) for body in _texts(target, inference)]
         measured = [target.measure(None, body, "") for body, _ in bodies]
         count = len(bodies)
     else:
@@ -341,7 +347,7 @@ _CODES = {
 }
 
 
-async def _output_of(service: Service, id_: str, end: Ended | Prediction) -> Any:
+async def output_of(service: Service, id_: str, end: Ended | Prediction) -> Any:
     """JSON's value, or named arrays."""
     if not isinstance(end, Prediction) or end.output_bytes is None:
         return msgspec.json.decode(end.output or b"null")
@@ -354,6 +360,8 @@ async def _output_of(service: Service, id_: str, end: Ended | Prediction) -> Any
 
 
 def _tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
+    if asked.manifest.whole:  # it has given those that it was asked for
+        return [Output(*one) for one in whole.outputs_of(outputs[0])]
     declared = asked.manifest.outputs
     named = _by_name(asked.manifest, outputs)
     wanted = inference.outputs
