@@ -2,11 +2,12 @@
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from headway.running import RunningHeadway
-from tests.dialects import archives, recording
+from tests.dialects import archives, folders, recording
 from tests.dialects.exchanges import Case
 from tests.dialects.servers import MODELS
 
@@ -14,6 +15,8 @@ from tests.dialects.servers import MODELS
 _DIALECTS = {
     "triton": ("oip", {"inference": "http"}),
     "torchserve": ("torchserve", {"inference": "inference", "management": "management"}),
+    "kserve": ("kserve", {"inference": "http"}),
+    "mlserver": ("mlserver", {"inference": "http"}),
 }
 
 
@@ -40,6 +43,8 @@ def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Ite
         shutil.copytree(MODELS / "triton", models, dirs_exist_ok=True)
     if "torchserve" in systems:
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
+    for system in set(systems) & {"kserve", "mlserver"}:
+        folders.build(system, models, Path(sys.executable))
     options = []
     for system in systems:
         dialect, ports = _DIALECTS[system]

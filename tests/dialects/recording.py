@@ -6,7 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from tests.dialects import archives, building, cases_torchserve, cases_triton, servers
+from tests.dialects import (
+    archives,
+    building,
+    cases_kserve,
+    cases_mlserver,
+    cases_torchserve,
+    cases_triton,
+    servers,
+)
 from tests.dialects.exchanges import Case, Recording, Volatile, send
 
 _HERE = Path(__file__).resolve().parent
@@ -15,6 +23,8 @@ _HERE = Path(__file__).resolve().parent
 _KEYS = {
     "triton": frozenset({"ns", "last_inference"}),
     "torchserve": frozenset({"id", "startTime", "memoryUsage", "pid", "gpuUsage"}),
+    "kserve": frozenset({"time"}),
+    "mlserver": frozenset(),
 }
 
 
@@ -37,6 +47,12 @@ def record(system: str, folder: Path) -> Recording:
     if system == "triton":
         with servers.triton(folder, cases_triton.UNLOADED) as ports:
             return Recording("Triton 2.51.0", ask(cases_triton.CASES, ports, volatile(system, folder / "models")))
+    if system == "kserve":
+        with servers.kserve(folder) as ports:
+            return Recording("KServe 0.21.0", ask(cases_kserve.CASES, ports, volatile(system, folder / "models")))
+    if system == "mlserver":
+        with servers.mlserver(folder) as ports:
+            return Recording("MLServer 1.7.1", ask(cases_mlserver.CASES, ports, volatile(system, folder / "models")))
     store = folder / "store"
     store.mkdir()
     archives.build(store, building.folder(system) / "bin" / "python")
