@@ -113,6 +113,8 @@ def scan_model(
             manifest = read(folder)
         except ManifestError as error:
             return [broken(versions[-1], str(error))]
+        if any(mlserver.is_one(place) for place in places.values()):
+            manifest = mlserver.all_served(manifest)
         wanted = _wanted(manifest, versions)
         missing = [
             broken(version, f"{_said_by(manifest)} names version {version}, and {folder} has no such folder")

@@ -19,7 +19,7 @@ def checked(adapter: TypeAdapter[Any], body: bytes) -> Any:
     if not body:
         raise Unlike([{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}])
     try:
-        return adapter.validate_python(json.loads(body))
+        return adapter.validate_python(json.loads(body), from_attributes=True)
     except ValidationError as error:
         listed: list[dict[str, Any]] = [dict(one) for one in error.errors(include_url=False)]
         raise Unlike([{**one, "loc": ["body", *one["loc"]]} for one in listed]) from error

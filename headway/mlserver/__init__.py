@@ -126,6 +126,13 @@ def read(folder: Path) -> tuple[Settings, dict[str, Any]]:
     return settings, said
 
 
+def all_served(manifest: Manifest) -> Manifest:
+    """Of a model folder that has such versions: MLServer loads them all, unless model.toml says which."""
+    if "policy" in manifest.config.get("versions", {}):
+        return manifest
+    return msgspec.structs.replace(manifest, policy="all")
+
+
 def served(manifest: Manifest, model: str, folder: Path, models: Path) -> Manifest:
     """The manifest with what a version's settings say, where model.toml does not. Raises ManifestError."""
     settings, said = read(folder)

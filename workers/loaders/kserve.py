@@ -84,7 +84,9 @@ def load(manifest: Manifest, context: Context) -> KServeModel:
 def is_v2(request: Any) -> bool:
     """Whether it is one of the Open Inference Protocol."""
     inputs = request.get("inputs") if isinstance(request, dict) else None
-    return isinstance(inputs, list) and all(isinstance(one, dict) and "datatype" in one for one in inputs) and bool(inputs)
+    if not isinstance(inputs, list) or not (inputs or "parameters" in request):
+        return False
+    return all(isinstance(one, dict) and "datatype" in one for one in inputs)
 
 
 def _rows(request: Any) -> Any:

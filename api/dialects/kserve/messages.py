@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, StrictBool, StrictFloat, StrictInt, TypeAdapter
 
 from api.dialects import framework
-from api.dialects.kserve.errors import detailed
+from api.dialects.kserve.errors import detailed, invalid
 
 Parameters = dict[str, StrictFloat | StrictInt | StrictBool | str]
 
@@ -37,6 +37,12 @@ _checked: TypeAdapter[Any] = TypeAdapter(InferenceRequest | bytes)
 def check(body: bytes) -> None:
     """Raises Refused."""
     try:
-        framework.checked(_checked, body)
+        request: InferenceRequest = framework.checked(_checked, body)
     except framework.Unlike as error:
         raise detailed(422, error.detail) from error
+    for one in request.inputs:
+        if one.datatype == "FP16" and one.data:
+            raise invalid(
+                "Sending FP16 data via JSON is not supported. Please use the binary data format for input "
+                f"{one.name[:200]}"
+            )

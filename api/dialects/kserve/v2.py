@@ -71,6 +71,9 @@ async def model_ready(service: Service, call: Call) -> Answer:
 async def load(service: Service, call: Call) -> Answer:
     name = call.params["model"]
     await call.body(service.settings.max_body_bytes)
+    await service.registry.refresh()
+    if name not in service.registry.views:
+        raise not_ready(name)
     try:
         await repository.load(service, call, name)
     except OipRefused as refused:

@@ -19,9 +19,7 @@ def request_of(inference: Inference) -> dict[str, Any]:
     request: dict[str, Any] = {"inputs": [_input(one) for one in inference.inputs]}
     if inference.outputs:
         request["outputs"] = [{"name": one.name} for one in inference.outputs]
-    parameters = {name: value for name, value in inference.parameters.items() if name != "binary_data_output"}
-    if parameters:
-        request["parameters"] = parameters
+    request["parameters"] = {key: value for key, value in inference.parameters.items() if key != "binary_data_output"}
     return request
 
 
