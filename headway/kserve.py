@@ -178,7 +178,7 @@ def artifact(version_folder: Path, manifest: Manifest) -> Path | None:
 
 def framework_of(file: Path, manifest: Manifest) -> str:
     """As it is shown; those that unpickle are told apart."""
-    return _FRAMEWORKS.get(file.suffix, manifest.config["kserve"]["format"])
+    return _FRAMEWORKS.get(file.suffix) or str(manifest.config["kserve"]["format"])
 
 
 def _file(folder: Path, format_: str) -> Path | None:

@@ -117,9 +117,13 @@ def read(folder: Path) -> tuple[Settings, dict[str, Any]]:
     if settings.implementation not in RUNTIMES:
         for package, instead in _INSTEAD.items():
             if settings.implementation.startswith(package):
-                raise ManifestError(f"{file}: implementation is {settings.implementation}, which is not here: {instead}")
+                raise ManifestError(
+                    f"{file}: implementation is {settings.implementation}, which is not here: {instead}"
+                )
         if not _IMPLEMENTATION.fullmatch(settings.implementation):
-            raise ManifestError(f"{file}: implementation is {settings.implementation[:80]!r}, and should be module.Class")
+            raise ManifestError(
+                f"{file}: implementation is {settings.implementation[:80]!r}, and should be module.Class"
+            )
     version = settings.parameters.version
     if version and not NAME.fullmatch(version):
         raise ManifestError(f"{file}: version is {version[:80]!r}: a version is {NAME_RULE}")
@@ -191,7 +195,9 @@ def unpickled(folder: Path, settings: Settings) -> str | None:
 def _place(folder: Path, uri: str) -> Path:
     parts = urlsplit(uri)
     if parts.scheme not in ("", "file"):
-        raise ManifestError(f"{folder / FILE}: uri is {uri[:200]!r}, and nothing is fetched here: put it beside the file")
+        raise ManifestError(
+            f"{folder / FILE}: uri is {uri[:200]!r}, and nothing is fetched here: put it beside the file"
+        )
     place = (folder / unquote(parts.path)).resolve()
     if not place.is_relative_to(folder.resolve()):
         raise ManifestError(f"{folder / FILE}: uri is {uri[:200]!r}, which leads out of {folder}")

@@ -19,7 +19,7 @@ class BaseModel(pydantic.BaseModel):
     def model_dump(self, *, exclude_unset: bool = True, exclude_none: bool = True, **more: Any) -> dict[str, Any]:
         return super().model_dump(exclude_unset=exclude_unset, exclude_none=exclude_none, **more)
 
-    def dict(self, **more: Any) -> dict[str, Any]:  # type: ignore[override]
+    def dict(self, **more: Any) -> dict[str, Any]:
         return self.model_dump(**more)
 
 

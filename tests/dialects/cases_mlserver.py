@@ -1,5 +1,6 @@
 """What is asked of MLServer, and of ours in its dialect: requests that are good, and that are not."""
 
+import struct
 from typing import Any
 
 from tests.dialects.exchanges import Body, Case, Request
@@ -97,6 +98,10 @@ CASES: list[Case] = [
     post("an empty body", "/v2/models/petals/infer"),
     post("an inference as a form", "/v2/models/petals/infer", {"json": {"inputs": [X]}},
          Content_Type="application/x-www-form-urlencoded"),
+    post("binary tensors", "/v2/models/petals/infer",
+         {"json": {"inputs": [tensor("FP32", [1, 4]) | {"parameters": {"binary_data_size": 16}}]},
+          "hex": struct.pack("<4f", *A).hex(" ", 4)},
+         Content_Type="application/octet-stream"),
     # A class of its own, and content types
     infer("a custom model", "parrot", tensor("FP32", [1, 2], [1, 2.5])),
     infer("a vector", "parrot", tensor("INT32", [3], [1, 2, 3])),

@@ -1,4 +1,4 @@
-"""A model that `inferenceservice.yaml` describes: called as KServe's runtimes for scikit-learn, XGBoost and LightGBM do.
+"""A model that `inferenceservice.yaml` describes, called as KServe's runtimes for estimators and boosters call it.
 
 One prediction is one request: {"instances": […]} of KServe's first protocol, or one of the Open Inference Protocol,
 whose inputs have a datatype. Requests of a micro-batch whose rows are alike are computed in one call; where that
@@ -50,7 +50,9 @@ class KServeModel:
         """The answer to each part, or why there is none."""
         if len(parts) > 1:
             lengths = [len(part) for part in parts]
-            whole = np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
+            whole = (
+                np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
+            )
             try:
                 answer = self._call(whole)
                 if len(answer) == sum(lengths):

@@ -26,6 +26,12 @@ from workers.loaders.python import read_sources_only
 
 _COMPAT = Path(__file__).with_name("mlserver_compat")
 _PREDICT, _PROBABILITIES, _TRANSFORM = "predict", "predict_proba", "transform"
+#: kind → what MLServer calls its runtime, and the outputs that it has.
+_OUTPUTS = {
+    "sklearn": ("SKLearnModel", (_PREDICT, _PROBABILITIES, _TRANSFORM)),
+    "xgboost": ("XGBoostModel", (_PREDICT, _PROBABILITIES)),
+    "lightgbm": ("LightGBMModel", (_PREDICT,)),
+}
 
 
 class MLServerModel:
@@ -138,17 +144,16 @@ class Runtime:
         types = importlib.import_module("mlserver.types")
         if not request.outputs:
             return [types.RequestOutput(name=self._default or _PREDICT)]
-        valid = {"sklearn": (_PREDICT, _PROBABILITIES, _TRANSFORM), "xgboost": (_PREDICT, _PROBABILITIES)}
-        names = valid.get(self._kind, (_PREDICT,))
+        runtime, names = _OUTPUTS[self._kind]
         for one in request.outputs:
             if one.name not in names:
-                listed = " and ".join((", ".join(f"'{name}'" for name in names[:-1]), f"'{names[-1]}'")).lstrip(" and ")
-                model = {"sklearn": "SKLearnModel", "xgboost": "XGBoostModel"}.get(self._kind, "LightGBMModel")
-                raise self._error(f"{model} only supports {listed} as outputs ({one.name} was received)")
+                *others, last = (f"'{name}'" for name in names)
+                listed = f"{', '.join(others)} and {last}" if others else last
+                raise self._error(f"{runtime} only supports {listed} as outputs ({one.name} was received)")
             if one.name == _PROBABILITIES:
-                last = self._estimator.steps[-1][-1] if hasattr(self._estimator, "steps") else self._estimator
-                if not hasattr(last, _PROBABILITIES):
-                    raise self._error(f"{type(last)} models do not support '{_PROBABILITIES}'")
+                end = self._estimator.steps[-1][-1] if hasattr(self._estimator, "steps") else self._estimator
+                if not hasattr(end, _PROBABILITIES):
+                    raise self._error(f"{type(end)} models do not support '{_PROBABILITIES}'")
         return list(request.outputs)
 
     def _call(self, name: str) -> Any:

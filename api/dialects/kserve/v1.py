@@ -103,7 +103,7 @@ def _values(payload: dict[str, Any], manifest: Manifest) -> list[Any]:
     if not all(isinstance(one, dict) for one in rows):
         if len(manifest.inputs) != 1:
             raise invalid(f"each of the instances should be an object with {', '.join(manifest.inputs)}")
-        return [{name: rows for name in manifest.inputs}]
+        return [dict.fromkeys(manifest.inputs, rows)]
     if any(one.keys() != rows[0].keys() for one in rows):
         raise invalid("the instances have different names")
     return [{name: [one[name] for one in rows] for name in rows[0]}]

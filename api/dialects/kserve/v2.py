@@ -1,4 +1,4 @@
-"""The Open Inference Protocol as KServe's server speaks it, beside the first: its checks, its null members, its words."""
+"""The Open Inference Protocol as KServe's server speaks it: its checks, its null members, its words."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +50,7 @@ async def model(service: Service, call: Call) -> Answer:
     name = call.params["model"]
     await service.registry.refresh()
     _, row = await catalogue.target_of(service, name, call.params.get("version"))
-    shown = {"name": name, "versions": None, "platform": "", "inputs": [], "outputs": []}
+    shown: dict[str, Any] = {"name": name, "versions": None, "platform": "", "inputs": [], "outputs": []}
     if not row.manifest.whole:
         shown |= {
             key: [{"name": one, "datatype": type_, "shape": list(shape)} for one, (type_, shape) in named.items()]
@@ -142,8 +142,7 @@ def _flat(output: Output) -> list[Any]:
     flat: list[Any] = output.array.reshape(-1).tolist()
     if output.datatype == "FP16":
         raise invalid(
-            "Sending FP16 data via JSON is not supported. Please use the binary data format for output "
-            f"{output.name}"
+            f"Sending FP16 data via JSON is not supported. Please use the binary data format for output {output.name}"
         )
     try:
         return [value.decode() if isinstance(value, bytes) else value for value in flat]

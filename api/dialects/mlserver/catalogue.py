@@ -1,4 +1,4 @@
-"""Models as MLServer's clients know them: their metadata, whether they are ready, and loading them at a client's word."""
+"""Models as MLServer's clients know them: metadata, readiness, and loading at a client's word."""
 
 from typing import Any
 
@@ -123,5 +123,3 @@ async def unload(service: Service, call: Call) -> Answer:
 
 def _answer(value: Any) -> Answer:
     return Answer(200, msgspec.json.encode(value), JSON)
-
-

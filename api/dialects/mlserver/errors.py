@@ -29,12 +29,18 @@ class Refused(Exception):  # noqa: N818  (what has happened to the request)
 
 
 def no_such_model(name: str, version: str | None) -> Refused:
-    said = f"Model {name[:200]} not found" if version is None else f"Model {name[:200]} with version {version} not found"
+    said = (
+        f"Model {name[:200]} not found" if version is None else f"Model {name[:200]} with version {version} not found"
+    )
     return Refused(404, said)
 
 
 def not_ready(name: str, version: str | None) -> Refused:
-    said = f"Model {name} is not ready yet." if version is None else f"Model {name} with version {version} is not ready yet."
+    said = (
+        f"Model {name} is not ready yet."
+        if version is None
+        else f"Model {name} with version {version} is not ready yet."
+    )
     return Refused(400, said)
 
 

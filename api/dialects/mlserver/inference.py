@@ -13,6 +13,7 @@ from api.dialects.mlserver import catalogue
 from api.dialects.mlserver.errors import JSON, Refused, detailed, failed
 from api.dialects.oip import inference as inference_
 from api.dialects.oip import requests
+from api.dialects.oip.http import written
 from api.dialects.oip.inference import Output
 from api.dialects.oip.statistics import statistics_of
 from api.exchange import Call, too_large
@@ -48,6 +49,8 @@ async def infer_stream(service: Service, call: Call) -> Answer:
 async def _reply(service: Service, call: Call) -> dict[str, Any] | Answer:
     service.submitter.check_room()
     body = _inflated(await call.body(service.settings.max_body_bytes), call, service.settings.max_body_bytes)
+    if (length := call.headers.get(b"inference-header-content-length")) is not None:
+        return await _binary(service, call, body, length)
     request = _request(call, body)
     target, row = await catalogue.target_of(service, call.params["model"], call.params.get("version"))
     reply: dict[str, Any] = {"model_name": target.model}
@@ -66,6 +69,15 @@ async def _reply(service: Service, call: Call) -> dict[str, Any] | Answer:
     if isinstance(answer, Answer):
         return answer
     return {**reply, "parameters": answer.get("parameters") or {}, "outputs": answer["outputs"]}
+
+
+async def _binary(service: Service, call: Call, body: bytes, length: bytes) -> Answer:
+    """Tensors behind the JSON, as Triton's clients send them and are answered; MLServer refuses them."""
+    await catalogue.target_of(service, call.params["model"], call.params.get("version"))
+    inference = requests.read(body, length)
+    if jobs.is_job(call):
+        return await inference_.submit(service, call, inference, body)
+    return written(await inference_.infer(service, call, inference, statistics_of(service)), inference)
 
 
 async def _whole(service: Service, call: Call, target: Target, given: dict[str, Any], body: bytes) -> Any:
@@ -112,7 +124,9 @@ def _shown(output: Output) -> dict[str, Any]:
         try:
             flat = [value.decode() if isinstance(value, bytes) else str(value) for value in flat]
         except UnicodeDecodeError as error:
-            raise Refused(400, f"output '{output.name}' has bytes that are no UTF-8, which JSON does not hold") from error
+            raise Refused(
+                400, f"output '{output.name}' has bytes that are no UTF-8, which JSON does not hold"
+            ) from error
     shape = [*output.shape, 1] if len(output.shape) < 2 else list(output.shape)
     return {
         "name": output.name,

@@ -1,4 +1,4 @@
-"""Requests that stay whole: those to models of KServe's and MLServer's folders, which read the protocol's JSON themselves.
+"""Requests that stay whole: models of KServe's and MLServer's folders read the protocol's JSON themselves.
 
 One request is one prediction, and its input is the request as JSON; its output is JSON with `outputs`.
 """

@@ -8,12 +8,12 @@ from .base import (
     register_input_codec,
     register_request_codec,
 )
-from .numpy import NumpyCodec, NumpyRequestCodec  # first: what may be several is this
-from .string import StringCodec, StringRequestCodec  # isort: skip
 from .base64 import Base64Codec
 from .datetime import DatetimeCodec
 from .decorator import decode_args
+from .numpy import NumpyCodec, NumpyRequestCodec
 from .pandas import PandasCodec
+from .string import StringCodec, StringRequestCodec
 
 __all__ = [
     "Base64Codec",

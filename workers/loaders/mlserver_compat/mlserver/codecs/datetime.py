@@ -19,7 +19,9 @@ class DatetimeCodec(InputCodec):
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **more: Any) -> ResponseOutput:
-        return bytes_output(name, [one if isinstance(one, str) else one.isoformat() for one in payload], cls.ContentType)
+        return bytes_output(
+            name, [one if isinstance(one, str) else one.isoformat() for one in payload], cls.ContentType
+        )
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> Any:

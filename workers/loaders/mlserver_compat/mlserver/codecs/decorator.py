@@ -34,7 +34,9 @@ def _arguments(payload: InferenceRequest, names: list[str], hints: dict[str, Any
             raise MLServerError(
                 f"Input '{one.name}' was not found. Available inputs are {', '.join(repr(name) for name in names)}."
             )
-        hint = next((each for each in (*typing.get_args(hints[one.name]), hints[one.name]) if input_codec_of(each)), None)
+        hint = next(
+            (each for each in (*typing.get_args(hints[one.name]), hints[one.name]) if input_codec_of(each)), None
+        )
         codec = input_codec_of(hint)
         found[one.name] = one.data.root if codec is None else codec.decode_input(one)
     return found

@@ -34,7 +34,7 @@ def listed(array: np.ndarray[Any, Any]) -> list[Any]:
         return [array.tobytes()]
     flat: list[Any] = array.reshape(-1).tolist()
     if array.dtype.kind == "f" and np.isnan(array).any():
-        return [None if value != value else value for value in flat]  # noqa: PLR0124  NaN alone
+        return [None if value != value else value for value in flat]
     return flat
 
 
@@ -60,10 +60,6 @@ class NumpyCodec(InputCodec):
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> Any:
         data = request_input.data.root
-        if request_input.datatype.value == "BYTES" and isinstance(data, list) and data:
-            if all(isinstance(value, bytes) for value in data):
-                parts = [np.frombuffer(value, to_dtype(request_input)) for value in data]
-                return np.concatenate(parts).reshape(request_input.shape)
         return np.array(data, to_dtype(request_input)).reshape(request_input.shape)
 
 
