@@ -44,6 +44,8 @@ async def rows_of(service: Service, call: Call, target: Target, values: Sequence
 async def compute(service: Service, call: Call, target: Target, values: Sequence[Any]) -> Answers:
     """Each is a prediction. Raises Failed for the first that has no output, Problem, Disconnected."""
     rows = await rows_of(service, call, target, values)
+    if not rows:
+        return Answers([], [])
     await service.capacity.admit(target, len(rows))
 
     def copied() -> None:

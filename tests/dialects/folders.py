@@ -27,9 +27,10 @@ _TRUST = "[artifact]\ntrust = true\n"
 def build(system: str, models: Path, python: Path) -> None:
     """Into a folder that is there, with estimators of a Python's scikit-learn; they are trusted."""
     shutil.copytree(MODELS / system, models, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    made = models.parent / f"{system}-estimators"
-    made.mkdir()
-    subprocess.run([python, str(_HERE / "estimators.py"), str(made)], check=True, capture_output=True, timeout=120)
+    made = models.parent / "estimators"
+    if not made.exists():
+        made.mkdir()
+        subprocess.run([python, str(_HERE / "estimators.py"), str(made)], check=True, capture_output=True, timeout=120)
     for folder, name in _ESTIMATORS[system].items():
         (models / folder).mkdir(exist_ok=True)
         shutil.copy(made / f"{name}.joblib", models / folder / "model.joblib")
