@@ -55,13 +55,14 @@ def _xgboost(file: Path, labels: bool) -> Any:
         import xgboost
     except ImportError as error:
         raise Unloadable("it needs XGBoost: pip install 'headway[xgboost]'") from error
+    content = bytearray(file.read_bytes())  # whose form it knows by itself, whatever the file is called
     try:
         if not labels:
-            return _Booster(xgboost.Booster(model_file=str(file)), xgboost.DMatrix)
+            return _Booster(xgboost.Booster(model_file=content), xgboost.DMatrix)
         for kind in (xgboost.XGBRegressor, xgboost.XGBClassifier):
             model = kind()
             try:
-                model.load_model(file)
+                model.load_model(content)
             except TypeError:  # it is of the other
                 continue
             return model
