@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from headway import mlserver
-from headway.errors import ManifestError
 from headway.versions import Found, scan, scan_model
 
 SKLEARN = "mlserver_sklearn.SKLearnModel"
