@@ -33,6 +33,9 @@ def tensor(datatype: str, shape: list[int], data: Any = None, **more: Any) -> di
 
 
 X = tensor("FP32", [1, 4], A)
+FLAT = dict(zip("abcd", A, strict=True))
+NAMED = {name: [value] for name, value in FLAT.items()}
+COLUMNS = [tensor("FP32", [2], [value, value], name=name) for name, value in FLAT.items()]
 X2 = tensor("FP64", [2, 4], [*A, *B])
 RAW = struct.pack("<4f", *A)
 SIZED = tensor("FP32", [1, 4], parameters={"binary_data_size": 16})
@@ -74,6 +77,9 @@ CASES: list[Case] = [
     predict("probabilities", "proba", {"instances": [A, B]}),
     predict("a regressor", "sums", {"instances": [[1, 2], [3.5, 4]]}),
     predict("texts", "words", {"instances": ["good good", "bad"]}),
+    predict("rows of named values", "iris", {"instances": [NAMED, NAMED]}),
+    predict("a list of rows of named values", "iris", {"instances": [[FLAT, FLAT]]}),
+    predict("a row of named scalars", "iris", {"instances": [FLAT]}),
     predict("no instances", "iris", {}),
     predict("empty instances", "iris", {"instances": []}),
     predict("instances that are no list", "iris", {"instances": "x"}),
@@ -116,6 +122,7 @@ CASES: list[Case] = [
     infer("infer probabilities", "proba", X2),
     infer("infer texts", "words", tensor("BYTES", [2], ["good good", "bad"])),
     infer("infer integers", "sums", tensor("INT32", [1, 2], [1, 2])),
+    infer("infer columns", "iris", *COLUMNS, parameters={"content_type": "pd"}),
     infer("infer of two inputs", "iris", X, tensor("FP32", [1, 4], B)),
     infer("infer with its output named", "iris", X, outputs=[{"name": "output-0"}]),
     infer("infer with an unknown output", "iris", X, outputs=[{"name": "y"}]),

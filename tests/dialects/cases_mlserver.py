@@ -30,6 +30,8 @@ def tensor(datatype: str, shape: list[Any], data: Any = None, name: str = "x", k
 
 
 X = tensor("FP32", [1, 4], A)
+COLUMNS = [tensor("FP32", [2, 1], [value, value], name) for name, value in zip("abcd", A, strict=True)]
+ARRAYS = [tensor("FP32", [2, 1], [value, value], name, "np") for name, value in zip("abcd", A, strict=True)]
 X2 = tensor("FP64", [2, 4], [*A, *B])
 
 
@@ -80,6 +82,8 @@ CASES: list[Case] = [
     infer("a content type of the request", "petals", X, parameters={"content_type": "np"}),
     infer("an unknown content type", "petals", tensor("FP32", [1, 4], A, kind="nothing")),
     infer("parameters that are nobody's", "petals", X, parameters={"mine": 1}),
+    infer("columns", "petals", *COLUMNS, parameters={"content_type": "pd"}),
+    infer("columns of np", "petals", *ARRAYS, parameters={"content_type": "pd"}),
     infer("no inputs", "petals"),
     infer("two inputs", "petals", X, tensor("FP32", [1, 4], B, name="z")),
     infer("fewer numbers than the shape says", "petals", tensor("FP32", [2, 4], A)),

@@ -70,7 +70,8 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
     options = ["--redis-url", redis_url]
     for dialect in ("kserve=0", "mlserver=0", "oip=0"):
         options += ["--dialect", dialect]
-    with Spoken(folder, options=options, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}) as up:
+    up = Spoken(folder, options=options, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"})
+    with up:
         yield up
 
 
@@ -187,7 +188,7 @@ def test_headway_s_own_port_takes_the_request_as_the_input(headway: Spoken) -> N
 def test_tritons_client_as_it_comes_reaches_both_kinds_of_folders(headway: Spoken, port: str) -> None:
     with tritonclient.http.InferenceServerClient(headway.urls[f"{port}.http"].removeprefix("http://")) as client:
         given = tritonclient.http.InferInput("x", (2, 4), "FP32")
-        given.set_data_from_numpy(np.float32([A, B]))
+        given.set_data_from_numpy(np.array([A, B], np.float32))
         assert client.is_model_ready("iris")
         assert client.infer("iris", [given]).as_numpy("output-0").tolist() == [0, 2]
         assert client.infer("petals", [given]).as_numpy("predict").tolist() == [[0], [2]]
