@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 
@@ -19,12 +20,14 @@ def checked(adapter: TypeAdapter[Any], body: bytes) -> Any:
     if not body:
         raise Unlike([{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}])
     try:
-        return adapter.validate_python(json.loads(body), from_attributes=True)
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Unlike(_no_json(body, error)) from error
+    try:
+        return adapter.validate_python(value, from_attributes=True)
     except ValidationError as error:
         listed: list[dict[str, Any]] = [dict(one) for one in error.errors(include_url=False)]
         raise Unlike([{**one, "loc": ["body", *one["loc"]]} for one in listed]) from error
-    except (ValueError, RecursionError) as error:
-        raise Unlike(_no_json(error)) from error
 
 
 def unread(body: bytes) -> Unlike:
@@ -34,9 +37,15 @@ def unread(body: bytes) -> Unlike:
     return Unlike([{"type": "model_attributes_type", "loc": ["body"], "msg": said, "input": text}])
 
 
-def _no_json(error: Exception) -> list[dict[str, Any]]:
-    place = error.pos if isinstance(error, json.JSONDecodeError) else 0
-    why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+def _no_json(body: bytes, error: Exception) -> list[dict[str, Any]]:
+    """With the place of what is wrong, as far as it is told."""
+    place, why = 0, str(error)
+    try:
+        json.loads(body.decode())
+    except json.JSONDecodeError as found:
+        place, why = found.pos, found.msg
+    except (ValueError, RecursionError):
+        pass
     return [
         {"type": "json_invalid", "loc": ["body", place], "msg": "JSON decode error", "input": {}, "ctx": {"error": why}}
     ]

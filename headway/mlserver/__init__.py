@@ -40,6 +40,8 @@ _INSTEAD = {
     "mlserver_mllib": "write a model.py that loads it",
 }
 _UNPICKLED = {".joblib": "joblib", ".pickle": "pickle", ".pkl": "pickle"}
+#: Parameters that say where a model runs, which is in Headway's own environment.
+_ELSEWHERE = ("environment_path", "environment_tarball", "inference_pool_gid", "autogenerate_inference_pool_gid")
 _IMPLEMENTATION = re.compile(r"\w+(\.\w+)+")
 
 Datatype = Literal[
@@ -165,8 +167,16 @@ def served(manifest: Manifest, model: str, folder: Path, models: Path) -> Manife
         batching=batching,
         instances=instances,
         backend=BACKEND,
-        config={**manifest.config, "mlserver": {**said, "name": model}},
+        config={**manifest.config, "mlserver": {**said, "name": model}, "notes": _notes(said)},
     )
+
+
+def _notes(said: dict[str, Any]) -> list[str]:
+    """What of the settings has no meaning here."""
+    known = {field.encode_name for field in msgspec.structs.fields(Settings)}
+    notes = [f"{FILE}: {key} is not heeded" for key in said if key not in known]
+    parameters = said.get("parameters") or {}
+    return notes + [f"{FILE}: parameters.{key} is not heeded" for key in _ELSEWHERE if parameters.get(key)]
 
 
 def artifact(folder: Path, settings: Settings) -> Path | None:

@@ -94,6 +94,7 @@ CASES: list[Case] = [
     predict("an explanation of an unknown model", "nobody", {"instances": [A]}, "explain"),
     predict("a list", "iris", [A]),
     post("broken JSON", "/v1/models/iris:predict", {"text": '{"instances": ['}),
+    post("NaN", "/v1/models/iris:predict", {"text": '{"instances": [[NaN, 1, 2, 3]]}'}),
     post("an empty body", "/v1/models/iris:predict"),
     post("JSON as a form", "/v1/models/iris:predict", {"json": {"instances": [A]}},
          Content_Type="application/x-www-form-urlencoded"),

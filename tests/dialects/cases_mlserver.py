@@ -99,6 +99,8 @@ CASES: list[Case] = [
     post("inference without inputs", "/v2/models/petals/infer", {"json": {"id": "7"}}),
     post("a list", "/v2/models/petals/infer", {"json": [1]}),
     post("broken JSON", "/v2/models/petals/infer", {"text": '{"inputs": ['}),
+    post("NaN", "/v2/models/petals/infer",
+         {"text": '{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [NaN]}]}'}),
     post("an empty body", "/v2/models/petals/infer"),
     post("an inference as a form", "/v2/models/petals/infer", {"json": {"inputs": [X]}},
          Content_Type="application/x-www-form-urlencoded"),

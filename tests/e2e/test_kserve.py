@@ -190,6 +190,7 @@ def test_tritons_client_as_it_comes_reaches_both_kinds_of_folders(headway: Spoke
         given = tritonclient.http.InferInput("x", (2, 4), "FP32")
         given.set_data_from_numpy(np.array([A, B], np.float32))
         assert client.is_model_ready("iris")
+        assert client.get_model_metadata("iris")["inputs"] == []
         assert client.infer("iris", [given]).as_numpy("output-0").tolist() == [0, 2]
         assert client.infer("petals", [given]).as_numpy("predict").tolist() == [[0], [2]]
 

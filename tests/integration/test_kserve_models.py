@@ -226,8 +226,8 @@ def test_a_class_of_the_author_s_own_takes_its_arguments_and_several_requests_at
     numbers = {"name": "numbers", "datatype": "INT32", "shape": [2], "data": [1, 2]}
     prefix = {"name": "prefix", "datatype": "BYTES", "shape": [1], "data": ["a "]}
     stranger = {**prefix, "name": "suffix"}
-    first, second, third = running[0].ask(
-        {"inputs": [numbers]}, {"inputs": [numbers, prefix]}, {"inputs": [numbers, stranger]}
+    first, second, third, none = running[0].ask(
+        {"inputs": [numbers]}, {"inputs": [numbers, prefix]}, {"inputs": [numbers, stranger]}, {"inputs": [{}]}
     )
     (told,) = output(first)["outputs"]
     assert (told["name"], told["datatype"], told["data"]) == ("output-0", "BYTES", ["one!2", "two!2"])
@@ -237,6 +237,8 @@ def test_a_class_of_the_author_s_own_takes_its_arguments_and_several_requests_at
         ItemCode.INVALID_INPUT,
         "Input 'suffix' was not found. Available inputs are 'numbers', 'prefix'.",
     )
+    assert none.error is not None
+    assert none.error.message == "the input is no inference request: /inputs/0/name: Field required"
 
 
 def test_a_class_that_is_none_is_said(tmp_path: Path) -> None:

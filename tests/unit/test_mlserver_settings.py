@@ -79,6 +79,16 @@ def test_model_toml_outranks_the_settings(tmp_path: Path) -> None:
     assert manifest.batching.max_batch_size == 2
 
 
+def test_what_has_no_meaning_here_is_noted(tmp_path: Path) -> None:
+    model = settings(tmp_path / "iris", cache_enabled=True, parameters={"environment_tarball": "env.tar.gz"})
+    manifest = only(trusted(model)).manifest
+    assert manifest is not None
+    assert manifest.config["notes"] == [
+        "model-settings.json: cache_enabled is not heeded",
+        "model-settings.json: parameters.environment_tarball is not heeded",
+    ]
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [

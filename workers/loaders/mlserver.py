@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from headway import envelopes, mlserver
 from headway.errors import ItemCode, ItemFailed
@@ -50,8 +51,10 @@ class MLServerModel:
         for index, value in enumerate(inputs):
             try:
                 requests[index] = InferenceRequest.model_validate(value)
-            except ValueError as error:
-                answers[index] = InvalidInput(f"the input is no inference request: {error}")
+            except pydantic.ValidationError as error:
+                wrong = error.errors()[0]
+                place = "/".join(map(str, wrong["loc"]))
+                answers[index] = InvalidInput(f"the input is no inference request: /{place}: {wrong['msg']}")
         for index, answer in zip(requests, self._model.answer(list(requests.values())), strict=True):
             answers[index] = _failed(answer) if isinstance(answer, Exception) else _reply(answer)
         return answers

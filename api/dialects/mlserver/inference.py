@@ -139,7 +139,7 @@ def _shown(output: Output) -> dict[str, Any]:
 
 def _events_headers(model: str, id_: str) -> Headers:
     """Of the CloudEvent that each of MLServer's replies is."""
-    name, of = model.encode(), id_.encode("latin-1", "replace").replace(b"\r", b"").replace(b"\n", b"")
+    name, of = model.encode(), "".join(one for one in id_ if " " <= one <= "~").encode()
     return (
         (b"ce-specversion", b"0.3"),
         (b"ce-source", b"io.seldon.serving.deployment." + _SERVER),

@@ -12,6 +12,7 @@ from api.dialects.oip.errors import Code, Refused
 from api.dialects.oip.requests import Given, Inference
 from headway import tensors
 from headway.errors import InputRefused
+from headway.manifest import Manifest
 
 
 def request_of(inference: Inference) -> dict[str, Any]:
@@ -39,6 +40,12 @@ def _input(one: Given) -> dict[str, Any]:
     elif flat.dtype.kind == "f" and not np.isfinite(flat).all():
         raise Refused(Code.INVALID_ARG, f"input '{one.name}' holds NaN or an infinite number, which JSON does not")
     return {"name": one.name, "datatype": one.datatype, "shape": list(one.shape), "data": data}
+
+
+def declared(manifest: Manifest, key: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """name → (datatype, shape) of what the model's own settings say: `inputs` or `outputs`. KServe's say nothing."""
+    said = manifest.config.get("mlserver", {}).get(key) or []
+    return {one["name"]: (one["datatype"], tuple(one["shape"])) for one in said}
 
 
 def outputs_of(value: Any) -> Iterator[tuple[str, str, np.ndarray[Any, Any]]]:
