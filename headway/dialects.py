@@ -11,12 +11,12 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "oip": ("http", "grpc", "metrics"),
         "torchserve": ("inference", "management", "metrics"),
-        "kserve": ("http",),
-        "mlserver": ("http",),
+        "kserve": ("http", "grpc"),
+        "mlserver": ("http", "grpc"),
     }
 )
 #: At these, something else than HTTP/1.1.
-_FOREIGN = frozenset({("oip", "grpc")})
+_FOREIGN = frozenset({("oip", "grpc"), ("kserve", "grpc"), ("mlserver", "grpc")})
 
 Ports = Mapping[str, Mapping[str, int]]  # dialect → role → port
 
@@ -42,11 +42,11 @@ def parse(specs: Iterable[str]) -> Ports:
 
 def require(ports: Ports) -> None:
     """Raises SettingsError where a port needs what is not installed."""
-    if "grpc" in ports.get("oip", ()):
+    for dialect in ("oip", "kserve", "mlserver"):  # whose gRPC is the Open Inference Protocol's
         missing = [name for name in ("grpc", "tritonclient") if importlib.util.find_spec(name) is None]
-        if missing:
+        if "grpc" in ports.get(dialect, ()) and missing:
             raise SettingsError(
-                f"--dialect oip: its second port, gRPC, needs {' and '.join(missing)}; "
+                f"--dialect {dialect}: its second port, gRPC, needs {' and '.join(missing)}; "
                 "pip install 'headway[oip]', or give it one port only"
             )
 

@@ -42,7 +42,8 @@ def others(service: Service, stopped: asyncio.Event, *, shared: bool, most: int)
 
     `shared`: further API processes may listen at the same. `most`: connections of a port.
     """
-    if "grpc" in service.settings.dialects.get("oip", ()):
-        from api.dialects.oip import grpc  # of an extra
+    for dialect in ("oip", "kserve", "mlserver"):
+        if "grpc" in service.settings.dialects.get(dialect, ()):
+            from api.dialects.oip import grpc  # of an extra
 
-        yield grpc.run(service, stopped, shared=shared, most=most)
+            yield grpc.run(service, stopped, dialect=dialect, shared=shared, most=most)

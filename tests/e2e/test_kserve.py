@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
+import tritonclient.grpc
 import tritonclient.http
 
 from headway.running import RunningHeadway
@@ -68,7 +69,7 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         (models / name / "model.toml").write_text(manifest)
     redis.Redis.from_url(redis_url).flushall()
     options = ["--redis-url", redis_url]
-    for dialect in ("kserve=0", "mlserver=0", "oip=0"):
+    for dialect in ("kserve=0,0", "mlserver=0,0", "oip=0"):
         options += ["--dialect", dialect]
     up = Spoken(folder, options=options, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"})
     with up:
@@ -193,6 +194,15 @@ def test_tritons_client_as_it_comes_reaches_both_kinds_of_folders(headway: Spoke
         assert client.get_model_metadata("iris")["inputs"] == []
         assert client.infer("iris", [given]).as_numpy("output-0").tolist() == [0, 2]
         assert client.infer("petals", [given]).as_numpy("predict").tolist() == [[0], [2]]
+
+
+@pytest.mark.parametrize("dialect", ["kserve", "mlserver"])
+def test_the_second_port_is_the_protocol_s_grpc(headway: Spoken, dialect: str) -> None:
+    with tritonclient.grpc.InferenceServerClient(headway.urls[f"{dialect}.grpc"].removeprefix("http://")) as client:
+        given = tritonclient.grpc.InferInput("x", (1, 4), "FP64")
+        given.set_data_from_numpy(np.array([B]))
+        assert client.infer("iris", [given]).as_numpy("output-0").tolist() == [2]
+        assert client.infer("petals", [given]).as_numpy("predict").tolist() == [[2]]
 
 
 def test_many_callers_of_one_model_are_all_answered(headway: Spoken) -> None:

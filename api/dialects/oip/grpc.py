@@ -53,13 +53,13 @@ _MOST_DETAILS = 2000
 Context = Any  # grpc.aio.ServicerContext
 
 
-async def run(service: Service, stopped: asyncio.Event, *, shared: bool, most: int) -> None:
-    """Serves until `stopped`. `shared`: other API processes listen at the same port. `most`: connections, and calls.
+async def run(service: Service, stopped: asyncio.Event, *, dialect: str, shared: bool, most: int) -> None:
+    """Serves until `stopped`, at the port of a dialect. `shared`: other API processes listen at the same port. `most`: connections, and calls.
 
     Raises SettingsError.
     """
     settings = service.settings
-    port = settings.dialects["oip"]["grpc"]
+    port = settings.dialects[dialect]["grpc"]
     answering = _Answering(service)
     server = grpc.aio.server(
         handlers=[answering],
