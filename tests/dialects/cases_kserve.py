@@ -4,18 +4,23 @@ import struct
 from typing import Any
 
 from tests.dialects.exchanges import Body, Case, Request
+from tests.dialects.folders import SLOW
 
 _JSON = {"Content-Type": "application/json"}
 A, B = [5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]
 
 
 def get(name: str, path: str, *, slow: bool = False) -> Case:
-    return Case(name, [Request(path)], slow=slow)
+    return Case(name, [Request(path)], slow=slow or _is_slow(path))
 
 
 def post(name: str, path: str, body: Body = None, **headers: str) -> Case:
     told = {key.replace("_", "-"): value for key, value in headers.items()} or _JSON
-    return Case(name, [Request(path, "POST", body, told)])
+    return Case(name, [Request(path, "POST", body, told)], slow=_is_slow(path))
+
+
+def _is_slow(path: str) -> bool:
+    return any(f"/models/{model}" in path for model in SLOW["kserve"])
 
 
 def predict(name: str, model: str, payload: Any, verb: str = "predict") -> Case:

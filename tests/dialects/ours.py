@@ -44,7 +44,7 @@ def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Ite
     if "torchserve" in systems:
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
     for system in set(systems) & {"kserve", "mlserver"}:
-        folders.build(system, models, Path(sys.executable))
+        folders.build(system, models, Path(sys.executable), quick=quick)
     options = []
     for system in systems:
         dialect, ports = _DIALECTS[system]

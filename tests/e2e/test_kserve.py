@@ -61,7 +61,7 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
     models = folder / "models"
     models.mkdir()
     for system in ("kserve", "mlserver"):
-        folders.build(system, models, Path(sys.executable))
+        folders.build(system, models, Path(sys.executable), quick=True)
     for name, (code, manifest) in OWN.items():
         version = models / name / "1"
         version.mkdir(parents=True)
@@ -236,11 +236,11 @@ def test_a_gzipped_body_is_read_as_mlserver_reads_it(headway: Spoken) -> None:
 
 
 def test_metrics_count_requests_under_kserve_s_names(headway: Spoken) -> None:
-    headway.kserve("POST", "/v1/models/proba:predict", json={"instances": [A]})
+    headway.kserve("POST", "/v1/models/iris:predict", json={"instances": [A]})
     text = headway.kserve("GET", "/metrics").text
     assert "# TYPE request_predict_seconds histogram" in text
-    assert 'request_predict_seconds_count{model_name="proba"}' in text
-    assert 'request_preprocess_seconds_bucket{le="+Inf",model_name="proba"}' in text
+    assert 'request_predict_seconds_count{model_name="iris"}' in text
+    assert 'request_preprocess_seconds_bucket{le="+Inf",model_name="iris"}' in text
 
 
 def test_an_unknown_version_and_a_method_that_is_none(headway: Spoken) -> None:
