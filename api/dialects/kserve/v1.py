@@ -40,7 +40,7 @@ async def predict(service: Service, call: Call) -> Answer:
     target, row = await catalogue.target_of(service, call.params["model"])
     asked = await call.body(service.settings.max_body_bytes)
     payload = _payload(call, asked)
-    given = _values(payload, row.manifest)
+    given = inputs_of(payload, row.manifest)
     if jobs.is_job(call):
         return await _job(service, call, target, given, asked)
     with counting(target.model, "predict") as ends:
@@ -49,7 +49,7 @@ async def predict(service: Service, call: Call) -> Answer:
         except values.Failed as error:
             raise failed(service, error) from error
         ends += answers.ends
-    return events.answer(call.headers, target.model, _reply(answers.outputs, row.manifest))
+    return events.answer(call.headers, target.model, reply_of(answers.outputs, row.manifest))
 
 
 async def explain(service: Service, call: Call) -> Answer:
@@ -87,7 +87,7 @@ def _payload(call: Call, body: bytes) -> dict[str, Any]:
     return payload
 
 
-def _values(payload: dict[str, Any], manifest: Manifest) -> list[Any]:
+def inputs_of(payload: dict[str, Any], manifest: Manifest) -> list[Any]:
     """The inputs of the predictions that it becomes. Raises Refused."""
     if manifest.backend == kserve.BACKEND:
         return [payload]
@@ -109,7 +109,7 @@ def _values(payload: dict[str, Any], manifest: Manifest) -> list[Any]:
     return [{name: [one[name] for one in rows] for name in rows[0]}]
 
 
-def _reply(outputs: list[Any], manifest: Manifest) -> Any:
+def reply_of(outputs: list[Any], manifest: Manifest) -> Any:
     if manifest.backend == kserve.BACKEND:
         return outputs[0]
     if manifest.items != "joined" or not outputs:
