@@ -1,5 +1,7 @@
 """KServe's and MLServer's protocols: what the real servers answered, replayed, and what is Headway's own beside it."""
 
+import gzip
+import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -224,9 +226,6 @@ def test_a_stream_of_mlserver_s_is_one_event(headway: Spoken) -> None:
 
 
 def test_a_gzipped_body_is_read_as_mlserver_reads_it(headway: Spoken) -> None:
-    import gzip
-    import json
-
     body = gzip.compress(json.dumps({"inputs": [tensor([A])]}).encode())
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = headway.mlserver("POST", "/v2/models/petals/infer", content=body, headers=headers)

@@ -35,15 +35,6 @@ def no_such_model(name: str, version: str | None) -> Refused:
     return Refused(404, said)
 
 
-def not_ready(name: str, version: str | None) -> Refused:
-    said = (
-        f"Model {name} is not ready yet."
-        if version is None
-        else f"Model {name} with version {version} is not ready yet."
-    )
-    return Refused(400, said)
-
-
 def detailed(status: int, detail: Any, headers: Headers = ()) -> Refused:
     """As the framework below MLServer says it."""
     return Refused(status, str(detail), headers, body={"detail": detail})

@@ -54,7 +54,9 @@ Context = Any  # grpc.aio.ServicerContext
 
 
 async def run(service: Service, stopped: asyncio.Event, *, dialect: str, shared: bool, most: int) -> None:
-    """Serves until `stopped`, at the port of a dialect. `shared`: other API processes listen at the same port. `most`: connections, and calls.
+    """Serves until `stopped`, at the port of a dialect.
+
+    `shared`: other API processes listen at the same port. `most`: connections, and calls.
 
     Raises SettingsError.
     """
