@@ -46,7 +46,7 @@ chaos: test-install  ## every step killed, failed and stalled; then faults under
 	$(BIN)/python -m tests.chaos --store postgresql --seconds 600 --predictions 21000
 	$(BIN)/python -m tests.chaos --store sqlite --seconds 300 --predictions 6000
 
-test-dialects: test-install  ## the real Triton and TorchServe (Java 17) asked anew, and ours held against them (kept below .headway/servers)
+test-dialects: test-install  ## the real servers (TorchServe needs Java 17) asked anew, and ours held against them (kept below .headway/servers)
 	$(BIN)/python -m tests.dialects build
 	$(BIN)/python -m tests.dialects record
 	$(BIN)/python -m tests.dialects compare

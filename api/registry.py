@@ -12,7 +12,7 @@ from api.ensembles import judged
 from api.problems import Problem
 from api.refreshing import keep_fresh, seen
 from api.threads import PATIENCE_S, Threads
-from api.traffic import Split, readiness, weights_of
+from api.traffic import Split, declared, readiness, weights_of
 from headway import broker, npy
 from headway.errors import InputRefused, StorageUnavailable
 from headway.registry import Route, Version
@@ -146,11 +146,12 @@ class ModelView:
         ordered = sorted(rows, key=_age)
         route = route or Route()
         versions = {row.version: row for row in ordered}
-        declared = ordered[-1].manifest.aliases
-        said = {**declared, **route.aliases}
+        own = ordered[-1].manifest.aliases
+        said = {**own, **route.aliases}
         split = None
-        if weights := weights_of(route.traffic, versions):
-            split = Split(name, weights, route.traffic.sticky)
+        traffic = route.traffic if route.traffic.versions else declared(ordered)
+        if weights := weights_of(traffic, versions):
+            split = Split(name, weights, traffic.sticky)
             if before is not None and split.same(before.split):
                 split = before.split
         targets = {row.version: Target(row) for row in ordered}
@@ -160,7 +161,7 @@ class ModelView:
             targets=targets,
             widest=max(targets.values(), key=lambda target: target.max_queue),
             aliases={alias: version for alias, version in said.items() if version is not None},
-            declared_aliases=declared,
+            declared_aliases=own,
             latest=max(ordered, key=lambda row: (readiness(row), _age(row))).version,
             route=route,
             split=split,

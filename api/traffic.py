@@ -7,7 +7,7 @@ its share, rounded up or down. Only integers are added, so that nothing drifts.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from headway.registry import Traffic, Version
@@ -20,6 +20,15 @@ def readiness(version: Version) -> int:
     if version.state == "failed":
         return 0
     return 1 if version.wish == "unload" else 2
+
+
+def declared(ordered: Sequence[Version]) -> Traffic:
+    """What the model's own configuration says of its latest version's share, where operators say nothing."""
+    percent = ordered[-1].manifest.canary_percent
+    if percent is None or len(ordered) < 2:
+        return Traffic()
+    shares = {ordered[-2].version: 100.0 - percent, ordered[-1].version: float(percent)}
+    return Traffic(versions={version: share for version, share in shares.items() if share})
 
 
 def weights_of(traffic: Traffic, versions: Mapping[str, Version]) -> dict[str, float]:

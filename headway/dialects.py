@@ -12,12 +12,17 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "oip": ("http", "grpc", "metrics"),
         "tfserving": ("rest", "grpc"),
         "torchserve": ("inference", "management", "metrics"),
+        "kserve": ("http", "grpc"),
+        "mlserver": ("http", "grpc"),
     }
 )
 #: At these, something else than HTTP/1.1.
-_FOREIGN = frozenset({("oip", "grpc"), ("tfserving", "grpc")})
-#: What their gRPC needs to be installed: modules, by the extra that brings them.
-_GRPC = {"oip": ("grpc", "tritonclient"), "tfserving": ("grpc", "google.protobuf")}
+_FOREIGN = frozenset((dialect, "grpc") for dialect in ("kserve", "mlserver", "oip", "tfserving"))
+#: What their gRPC needs to be installed: modules, and the extra that brings them.
+_GRPC = {
+    **dict.fromkeys(("kserve", "mlserver", "oip"), (("grpc", "tritonclient"), "oip")),
+    "tfserving": (("grpc", "google.protobuf"), "tfserving"),
+}
 
 Ports = Mapping[str, Mapping[str, int]]  # dialect → role → port
 
@@ -43,14 +48,14 @@ def parse(specs: Iterable[str]) -> Ports:
 
 def require(ports: Ports) -> None:
     """Raises SettingsError where a port needs what is not installed."""
-    for dialect, modules in _GRPC.items():
+    for dialect, (modules, extra) in _GRPC.items():
         if "grpc" not in ports.get(dialect, ()):
             continue
         missing = [name for name in modules if not _is_there(name)]
         if missing:
             raise SettingsError(
                 f"--dialect {dialect}: its second port, gRPC, needs {' and '.join(missing)}; "
-                f"pip install 'headway[{dialect}]', or give it one port only"
+                f"pip install 'headway[{extra}]', or give it one port only"
             )
 
 

@@ -135,9 +135,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None  # its model file in each version folder, where that configuration says so
     steps: tuple[Step, ...] = ()  # of an ensemble, in an order in which they can begin; it is no model, nothing loads
     artifact: Artifact = Artifact()
+    canary_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] | None = None  # of the latest, the rest the one before
     graph: Graph = Graph()
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI
     config: dict[str, Any] = {}  # all of model.toml, for the model itself
+
+    @property
+    def whole(self) -> bool:
+        """Whether a request of another server's protocol is one input as it is: JSON that says itself what it holds."""
+        return self.backend in ("kserve", "mlserver")
 
     def pin(self, version: str) -> str | None:
         """The digest that the version must have, where model.toml says one."""
@@ -163,9 +169,12 @@ def read(model_folder: Path) -> Manifest:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"{file}: not valid TOML: {error}") from error
     try:
-        return parse(raw)
+        manifest = parse(raw)
     except ManifestError as error:
         raise ManifestError(f"{file}: {error}") from error
+    from headway import kserve  # which builds on this module
+
+    return kserve.served(manifest, model_folder) if kserve.is_one(model_folder) else manifest
 
 
 def parse(raw: Mapping[str, Any]) -> Manifest:

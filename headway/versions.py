@@ -4,6 +4,8 @@
     models/sentiment/1/model.py      or model.pt2, model.pt, model.onnx; or `[model] entry` names a class
     models/sentiment/config.pbtxt    instead of model.toml: a folder of Triton's (`headway.triton`)
     models/sentiment/1/MAR-INF/…     an archive of TorchServe's, unpacked: `headway.mar`
+    models/sentiment/inferenceservice.yaml     KServe's word of the model: `headway.kserve`
+    models/sentiment/model-settings.json       MLServer's, here or in a version folder: `headway.mlserver`
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 """
@@ -14,17 +16,18 @@ from types import MappingProxyType
 
 import msgspec
 
-from headway import mar, triton
+from headway import kserve, mar, mlserver, triton
 from headway.digests import digest_of, sha256_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE, Manifest, read
 
 #: What a model folder says of itself, in one of these.
-CONFIGURATIONS = ("model.toml", triton.FILE)
+CONFIGURATIONS = ("model.toml", triton.FILE, kserve.FILE)
 #: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights, and
 #: an archive both.
 ARTIFACTS = {
     mar.MANIFEST: "torchserve",
+    mlserver.FILE: "mlserver",
     "model.py": "python",
     "model.pt2": "torch.export",
     "model.pt": "torchscript",
@@ -72,8 +75,8 @@ def _may_be_model(folder: Path) -> bool:
     if folder.name[0] != "_":
         return folder.name[0] != "."
     try:
-        return bool(_versions(folder))
-    except OSError:
+        return bool(_places(folder))
+    except (OSError, ManifestError):
         return False
 
 
@@ -97,8 +100,9 @@ def scan_model(
     if not NAME.fullmatch(model):
         return [broken("", f"the folder name {model!r} is no model name: {NAME_RULE}")]
     try:
-        versions = _versions(folder)
-        changing = {version for version in versions if not settled(folder / version)}
+        places = _places(folder)
+        versions = list(places)
+        changing = {version for version in versions if not settled(places[version])}
         coming = changing - before.keys()
         versions = [version for version in versions if version not in coming]
         if coming and not versions:
@@ -109,6 +113,8 @@ def scan_model(
             manifest = read(folder)
         except ManifestError as error:
             return [broken(versions[-1], str(error))]
+        if any(mlserver.is_one(place) for place in places.values()):
+            manifest = mlserver.all_served(manifest)
         wanted = _wanted(manifest, versions)
         missing = [
             broken(version, f"{_said_by(manifest)} names version {version}, and {folder} has no such folder")
@@ -117,14 +123,26 @@ def scan_model(
         ]
         return missing + [
             msgspec.structs.replace(
-                before[version], manifest=_of_before(before[version], manifest), wanted=version in wanted
+                before[version], manifest=_of_before(before[version], manifest, folder), wanted=version in wanted
             )
             if version in changing
-            else _found(folder, version, manifest, version in wanted, sha256)
+            else _found(folder, version, places[version], manifest, version in wanted, sha256)
             for version in versions
         ]
+    except ManifestError as error:
+        return [broken("", str(error))]
     except OSError as error:
         return [broken("", f"{folder} cannot be read: {error.strerror}")]
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Version → where its files are, oldest first. Raises ManifestError."""
+    if kserve.is_one(folder):
+        return kserve.places(folder)
+    if mlserver.is_one(folder):
+        return {mlserver.version_of(folder) or "1": folder}
+    entries = [folder / version for version in _versions(folder)]
+    return {(mlserver.is_one(entry) and mlserver.version_of(entry)) or entry.name: entry for entry in entries}
 
 
 def _versions(folder: Path) -> list[str]:
@@ -156,13 +174,13 @@ def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
 
 
 def _said_by(manifest: Manifest) -> str:
-    return "model.toml" if manifest.backend is None else triton.FILE
+    files = {kserve.BACKEND: kserve.FILE, None: "model.toml"}
+    return files.get(manifest.backend, triton.FILE)
 
 
 def _found(
-    folder: Path, version: str, manifest: Manifest, wanted: bool, sha256: Callable[[Sequence[Path]], str]
+    folder: Path, version: str, path: Path, manifest: Manifest, wanted: bool, sha256: Callable[[Sequence[Path]], str]
 ) -> Found:
-    path = folder / version
     found = Found(model=folder.name, version=version, path=path, manifest=manifest, wanted=wanted)
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
@@ -175,6 +193,12 @@ def _found(
         framework = manifest.backend
         if not files[0].is_file():
             return msgspec.structs.replace(found, error=f"no {manifest.file} in {path}")
+    elif manifest.backend == kserve.BACKEND:
+        if (file := kserve.artifact(path, manifest)) is None:
+            suffixes = ", ".join(kserve.FORMATS[manifest.config["kserve"]["format"]])
+            return msgspec.structs.replace(found, error=f"no file in {path} ends in one of {suffixes}")
+        files = [file]
+        framework = kserve.framework_of(file, manifest)
     elif (file := artifact(path)) is not None:
         files = [file]
         framework = framework_of(file)
@@ -182,11 +206,15 @@ def _found(
         weights = (path / "model.safetensors").is_file()
         hint = "; what its weights are of, [model] entry says" if weights else ""
         return msgspec.structs.replace(found, error=f"no {', '.join(ARTIFACTS)} in {path}{hint}")
+    reader: str | None = framework
     try:
-        digest = digest_of(path, sha256)
+        digest = digest_of(path, sha256, root=folder.parent.resolve())
         file_digest = sha256(files)
         if framework == "torchserve":
             manifest = mar.served(manifest, mar.read(path))
+        elif framework == "mlserver":
+            manifest = mlserver.served(manifest, folder.name, path, folder.parent)
+            reader = mlserver.unpickled(path, mlserver.read(path)[0])
     except ManifestError as error:
         return msgspec.structs.replace(found, error=str(error))
     return msgspec.structs.replace(
@@ -195,21 +223,23 @@ def _found(
         framework=framework,
         sha256=digest,
         file_sha256=file_digest,
-        error=_distrusted(manifest, version, framework, digest),
+        error=_distrusted(manifest, version, reader, digest),
     )
 
 
-def _of_before(before: Found, manifest: Manifest) -> Manifest:
+def _of_before(before: Found, manifest: Manifest, folder: Path) -> Manifest:
     """model.toml as it is now, for a version whose files are not to be read now."""
-    if before.framework != "torchserve":
-        return manifest
     try:
-        return mar.served(manifest, mar.read(before.path))
+        if before.framework == "torchserve":
+            return mar.served(manifest, mar.read(before.path))
+        if before.framework == "mlserver":
+            return mlserver.served(manifest, folder.name, before.path, folder.parent)
+        return manifest
     except ManifestError:
         return before.manifest or manifest
 
 
-def _distrusted(manifest: Manifest, version: str, framework: str, digest: str) -> str | None:
+def _distrusted(manifest: Manifest, version: str, framework: str | None, digest: str) -> str | None:
     """Why these files are not to be loaded, if so."""
     pin = manifest.pin(version)
     if pin is not None and pin != digest:
@@ -234,6 +264,8 @@ def has_model(version_folder: Path, manifest: Manifest) -> bool:
         return True
     if manifest.file is not None:
         return (version_folder / manifest.file).is_file()
+    if manifest.backend == kserve.BACKEND:
+        return kserve.artifact(version_folder, manifest) is not None
     return artifact(version_folder) is not None
 
 

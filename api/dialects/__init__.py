@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
-from api.dialects import torchserve
+from api.dialects import kserve, mlserver, torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
 from api.dialects.oip import metrics as oip_metrics
@@ -22,6 +22,8 @@ _HTTP = {
     ("oip", "metrics"): oip_metrics.front,
     ("tfserving", "rest"): tfserving_rest.front,
     **torchserve.FRONTS,
+    ("kserve", "http"): kserve.front,
+    ("mlserver", "http"): mlserver.front,
 }
 
 
@@ -42,10 +44,11 @@ def others(service: Service, stopped: asyncio.Event, *, shared: bool, most: int)
 
     `shared`: further API processes may listen at the same. `most`: connections of a port.
     """
-    if "grpc" in service.settings.dialects.get("oip", ()):
-        from api.dialects.oip import grpc  # of an extra
+    for dialect in ("oip", "kserve", "mlserver"):
+        if "grpc" in service.settings.dialects.get(dialect, ()):
+            from api.dialects.oip import grpc  # of an extra
 
-        yield grpc.run(service, stopped, shared=shared, most=most)
+            yield grpc.run(service, stopped, dialect=dialect, shared=shared, most=most)
     if "grpc" in service.settings.dialects.get("tfserving", ()):
         from api.dialects.tfserving import grpc as tfserving_grpc
 

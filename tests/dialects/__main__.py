@@ -1,4 +1,4 @@
-"""The real Triton and TorchServe beside ours: the same requests to both, and every difference.
+"""The real servers beside ours: the same requests to both, and every difference.
 
     python -m tests.dialects build [SYSTEM …]     their virtual environments
     python -m tests.dialects record [SYSTEM …]    ask the real servers, and write down what they say
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.dialects import building, comparing, ours, recording
 
-SYSTEMS = ("triton", "triton_streams", "torchserve")
+SYSTEMS = ("triton", "triton_streams", "torchserve", "kserve", "mlserver")
 
 
 def main() -> int:

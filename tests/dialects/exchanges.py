@@ -21,9 +21,12 @@ _APART_S = 0.03
 #: Says how many of a body's bytes are JSON.
 JSON_LENGTH = "inference-header-content-length"
 #: Of a reply's headers, those that a client looks at.
-_HEADERS = ("content-type", "content-encoding", JSON_LENGTH, "allow", "retry-after", "x-request-id", "x-said")
+_HEADERS = (
+    "content-type", "content-encoding", JSON_LENGTH, "allow", "retry-after", "x-request-id", "x-said",
+    "ce-specversion", "ce-type", "ce-source", "ce-id", "ce-time", "ce-requestid", "ce-modelid",
+)  # fmt: skip
 #: Headers that are there or not: what they say is another thing each time, or how a JSON encoder spaces.
-_ANYTHING = (JSON_LENGTH, "x-request-id")
+_ANYTHING = (JSON_LENGTH, "x-request-id", "ce-time")
 ANY = "*"
 #: The port of requests that are no HTTP (`tests.dialects.streams`).
 GRPC = "grpc"

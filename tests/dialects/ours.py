@@ -2,11 +2,12 @@
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from headway.running import RunningHeadway
-from tests.dialects import archives, recording
+from tests.dialects import archives, folders, recording
 from tests.dialects.exchanges import GRPC, Case
 from tests.dialects.servers import MODELS
 
@@ -15,6 +16,8 @@ _DIALECTS = {
     "triton": ("oip", {"inference": "http"}),
     "triton_streams": ("oip", {"inference": "http", "grpc": "grpc"}),
     "torchserve": ("torchserve", {"inference": "inference", "management": "management"}),
+    "kserve": ("kserve", {"inference": "http"}),
+    "mlserver": ("mlserver", {"inference": "http"}),
 }
 
 
@@ -44,6 +47,8 @@ def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Ite
             shutil.copytree(MODELS / system, models, dirs_exist_ok=True)
     if "torchserve" in systems:
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
+    for system in set(systems) & {"kserve", "mlserver"}:
+        folders.build(system, models, Path(sys.executable), quick=quick)
     ports = {dialect: 0 for dialect, _ in map(_DIALECTS.__getitem__, systems)}
     for dialect, roles in map(_DIALECTS.__getitem__, systems):
         ports[dialect] = max(ports[dialect], len(roles))

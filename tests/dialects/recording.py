@@ -6,7 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from tests.dialects import archives, building, cases_torchserve, cases_triton, cases_triton_streams, servers
+from tests.dialects import (
+    archives,
+    building,
+    cases_kserve,
+    cases_mlserver,
+    cases_torchserve,
+    cases_triton,
+    cases_triton_streams,
+    servers,
+)
 from tests.dialects.exchanges import Case, Recording, Volatile, send
 
 _HERE = Path(__file__).resolve().parent
@@ -17,6 +26,8 @@ _KEYS = {
     "triton": frozenset({"ns", "last_inference"}),
     "triton_streams": frozenset(),
     "torchserve": frozenset({"id", "startTime", "memoryUsage", "pid", "gpuUsage"}),
+    "kserve": frozenset({"time"}),
+    "mlserver": frozenset(),
 }
 
 
@@ -44,6 +55,12 @@ def record(system: str, folder: Path) -> Recording:
             return Recording(
                 "Triton 2.51.0", ask(cases_triton_streams.CASES, ports, volatile(system, folder / "models"))
             )
+    if system == "kserve":
+        with servers.kserve(folder) as ports:
+            return Recording("KServe 0.21.0", ask(cases_kserve.CASES, ports, volatile(system, folder / "models")))
+    if system == "mlserver":
+        with servers.mlserver(folder) as ports:
+            return Recording("MLServer 1.7.1", ask(cases_mlserver.CASES, ports, volatile(system, folder / "models")))
     store = folder / "store"
     store.mkdir()
     archives.build(store, building.folder(system) / "bin" / "python")

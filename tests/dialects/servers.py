@@ -1,6 +1,7 @@
 """The real servers, started on loopback: they say what is right."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from headway.testing import wait_until
-from tests.dialects import building
+from tests.dialects import building, folders
 
 MODELS = Path(__file__).resolve().parent / "models"
 _READY_S = 120.0
@@ -79,6 +80,43 @@ def torchserve(folder: Path, archives: Path) -> Iterator[dict[str, str]]:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     with _running(command, folder / "log", environ, f"{urls['inference']}/ping", folder):
         yield urls
+
+
+@contextlib.contextmanager
+def kserve(folder: Path) -> Iterator[dict[str, str]]:
+    """KServe's model server with its folders, which are made; port → URL."""
+    python = building.folder("kserve") / "bin" / "python"
+    models = folder / "models"
+    models.mkdir()
+    folders.build("kserve", models, python)
+    (port,) = free_ports(1)
+    named = [f"{name}={method}" for name, method in folders.KSERVE.items()]
+    command = [str(python), str(Path(__file__).with_name("kserve_server.py")), str(models), str(port), *named]
+    url = f"http://127.0.0.1:{port}"
+    with _running(command, folder / "log", _without_ours(), f"{url}/v2/health/ready", folder):
+        yield {"inference": url}
+
+
+@contextlib.contextmanager
+def mlserver(folder: Path) -> Iterator[dict[str, str]]:
+    """MLServer with its folders, which are made; port → URL."""
+    home = building.folder("mlserver")
+    models = folder / "models"
+    models.mkdir()
+    folders.build("mlserver", models, home / "bin" / "python")
+    http, grpc, metrics = free_ports(3)
+    settings = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics}
+    settings |= {"parallel_workers": 0, "debug": False}
+    (models / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = [str(home / "bin" / "mlserver"), "start", str(models)]
+    url = f"http://127.0.0.1:{http}"
+    with _running(command, folder / "log", _without_ours(), f"{url}/v2/health/ready", folder):
+        yield {"inference": url}
+
+
+def _without_ours() -> dict[str, str]:
+    """The environment of a server that must not find what this repository has on its path."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @contextlib.contextmanager

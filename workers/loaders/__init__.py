@@ -22,6 +22,8 @@ _MODULES = {
     "pickle": "workers.loaders.pickled",
     "xgboost": "workers.loaders.xgboost",
     "lightgbm": "workers.loaders.lightgbm",
+    "kserve": "workers.loaders.kserve",
+    "mlserver": "workers.loaders.mlserver",
 }
 
 
@@ -46,7 +48,7 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
     if manifest.entry is not None:
         framework = "python"
     elif manifest.backend is not None:
-        framework = "triton"
+        framework = manifest.backend if manifest.whole else "triton"
     elif (file := versions.artifact(context.path)) is not None:
         framework = versions.framework_of(file)
     else:

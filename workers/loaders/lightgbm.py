@@ -15,30 +15,34 @@ from workers.loaders import Unloadable, boosters
 _FILE = "model.txt"
 
 
-def load(manifest: Manifest, context: Context) -> boosters.BoosterModel:
+def booster(file: Path) -> Any:
+    """Raises Unloadable."""
     try:
         import lightgbm
     except ImportError as error:
         raise Unloadable("it needs LightGBM: pip install 'headway[lightgbm]'") from error
-    file = context.path / _FILE
-    raw = boosters.option(manifest, "output", ("value", "margin")) == "margin"
     _check(file)
     try:
-        booster = lightgbm.Booster(model_file=file)
+        return lightgbm.Booster(model_file=file)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
-        raise Unloadable(f"{_FILE} is no model that LightGBM {lightgbm.__version__} reads: {error}") from error
-    names = booster.feature_name()
+        raise Unloadable(f"{file.name} is no model that LightGBM {lightgbm.__version__} reads: {error}") from error
+
+
+def load(manifest: Manifest, context: Context) -> boosters.BoosterModel:
+    raw = boosters.option(manifest, "output", ("value", "margin")) == "margin"
+    trees = booster(context.path / _FILE)
+    names = trees.feature_name()
     made_up = names == [f"Column_{number}" for number in range(len(names))]
     threads = int(os.environ.get("OMP_NUM_THREADS", "0"))  # LightGBM's own default is all there are
 
     def call(rows: boosters.Array) -> boosters.Array:
-        answer: Any = booster.predict(rows, raw_score=raw, num_threads=threads)
+        answer: Any = trees.predict(rows, raw_score=raw, num_threads=threads)
         return answer  # type: ignore[no-any-return]
 
     return boosters.BoosterModel(
         "lightgbm",
         call,
-        features=booster.num_feature(),
+        features=trees.num_feature(),
         names=None if made_up else names,
         dtype="float64",
         manifest=manifest,
@@ -59,15 +63,17 @@ def _check(file: Path) -> None:
         sizes = [int(size) for size in fields[b"tree_sizes"].split()]
         features = len(fields[b"feature_names"].split(b" "))
     except (KeyError, ValueError):
-        raise Unloadable(f"{_FILE} is no model as LightGBM saves it") from None
+        raise Unloadable(f"{file.name} is no model as LightGBM saves it") from None
     if features != last + 1 or classes not in (1, width) or not sizes or len(sizes) % max(width, 1):
-        raise Unloadable(f"{_FILE} contradicts itself: its head is of another model than its trees")
+        raise Unloadable(f"{file.name} contradicts itself: its head is of another model than its trees")
     at = 0
     for number, size in enumerate(sizes):
         if size < 1 or not rest.startswith(b"Tree=%d\n" % number, at):
             raise Unloadable(
-                f"{_FILE} is cut short, or was changed: tree {number} of {len(sizes)} is not where it should be"
+                f"{file.name} is cut short, or was changed: tree {number} of {len(sizes)} is not where it should be"
             )
         at += size
     if not rest.startswith(b"end of trees", at):
-        raise Unloadable(f"{_FILE} is cut short, or was changed: its {len(sizes)} trees do not end where they should")
+        raise Unloadable(
+            f"{file.name} is cut short, or was changed: its {len(sizes)} trees do not end where they should"
+        )

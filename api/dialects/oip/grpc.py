@@ -36,9 +36,9 @@ _WORDS = rpc.Words(
 )
 
 
-async def run(service: Service, stopped: asyncio.Event, *, shared: bool, most: int) -> None:
-    """As `rpc.run`."""
-    port = service.settings.dialects["oip"]["grpc"]
+async def run(service: Service, stopped: asyncio.Event, *, dialect: str, shared: bool, most: int) -> None:
+    """As `rpc.run`, at the port of a dialect."""
+    port = service.settings.dialects[dialect]["grpc"]
     await rpc.run(service, _Answering(service), port, stopped, shared=shared, most=most)
 
 

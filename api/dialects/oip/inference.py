@@ -14,12 +14,12 @@ import msgspec
 from api.answers import Answer
 from api.asking import ask
 from api.dialects import jobs
-from api.dialects.oip import urgency
+from api.dialects.oip import urgency, whole
 from api.dialects.oip.errors import Code, Refused
 from api.dialects.oip.requests import Inference
 from api.dialects.oip.statistics import Statistics
 from api.dialects.outputs import output_of
-from api.dialects.rows import JSON_OUTPUT, MOST_ROWS, Array, Given, array_of, bodies_of, shape_of, values_of
+from api.dialects.rows import JSON_OUTPUT, MOST_ROWS, Array, Body, Given, array_of, bodies_of, shape_of, values_of
 from api.exchange import Call
 from api.problems import Problem
 from api.registry import Target
@@ -55,6 +55,7 @@ class Reply(NamedTuple):
     id: str
     outputs: list[Output]
     parameters: Mapping[str, Any] = {}
+    ends: Sequence[Ended | Prediction] = ()  # of its predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ async def infer(
         raise refusal_of(service, failed)
     done = [one for one in ended if one is not None]
     outputs = [await output_of(service, row.id, one) for row, one in zip(asked.rows, done, strict=True)]
-    return Reply(target.model, target.version, inference.id, tensors_of(asked, outputs, inference))
+    return Reply(target.model, target.version, inference.id, tensors_of(asked, outputs, inference), ends=done)
 
 
 def is_decoupled(manifest: Manifest) -> bool:
@@ -145,6 +146,9 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
     """Raises Refused where there is none."""
     try:
         target = await service.registry.resolve(name, version or None, ensembles=True)
+        if target.state == "loading":  # it may be loaded by now, and has said what it takes
+            await service.registry.refresh()
+            target = await service.registry.resolve(name, version or None, ensembles=True)
     except Problem as problem:
         if problem.code == "model_not_found":
             raise Refused(Code.NOT_FOUND, f"Request for unknown model: '{name}' is not found") from problem
@@ -162,9 +166,14 @@ async def resolve(service: Service, name: str, version: str | None) -> tuple[Tar
 
 async def prepare(service: Service, call: Call, target: Target, manifest: Manifest, inference: Inference) -> Asked:
     """Raises Refused, Problem."""
-    inputs = checked(target, manifest, inference) if manifest.inputs else inference.inputs
+    inputs = checked(target, manifest, inference) if manifest.inputs and not manifest.whole else inference.inputs
     try:
-        bodies, count = bodies_of(target, manifest, inputs)
+        if manifest.whole:
+            text = msgspec.json.encode(whole.request_of(inference))
+            bodies = [Body(text, None, target.measure(None, text, ""))]
+            count = max((one.shape[0] for one in inference.inputs if one.shape), default=1)
+        else:
+            bodies, count = bodies_of(target, manifest, inputs)
     except InputRefused as refused:
         name = refused.pointer.removeprefix("/")
         message = f"input '{name}' {refused.detail} for model '{target.model}'" if name else refused.detail
@@ -296,6 +305,8 @@ _CODES = {
 
 def tensors_of(asked: Asked, outputs: list[Any], inference: Inference) -> list[Output]:
     """Of each row's output, those that the request wants. Raises Refused for one that is not there."""
+    if asked.manifest.whole:  # it has given those that it was asked for
+        return [Output(*one) for one in whole.outputs_of(outputs[0])]
     declared = asked.manifest.outputs
     named = values_of(asked.manifest, outputs)
     wanted = inference.outputs

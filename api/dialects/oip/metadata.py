@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import headway
+from api.dialects.oip import whole
 from api.dialects.rows import JSON_INPUT, JSON_OUTPUT, shape_of
 from headway import tensors
 from headway.manifest import Manifest, Tensor
@@ -29,11 +30,15 @@ def server() -> dict[str, Any]:
 
 def inputs_of(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
     """name → (datatype, shape)."""
+    if manifest.whole:
+        return whole.declared(manifest, "inputs")
     return _tensors(manifest, manifest.inputs) if manifest.inputs else {JSON_INPUT: ("BYTES", (-1,))}
 
 
 def outputs_of(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Of a model that declares none, one is shown whose datatype is what its answers are."""
+    if manifest.whole:
+        return whole.declared(manifest, "outputs")
     return _tensors(manifest, manifest.outputs) if manifest.outputs else {JSON_OUTPUT: ("BYTES", (-1,))}
 
 

@@ -1,6 +1,6 @@
 """A predict request's tensors as predictions, and what they came to; whatever transport it came by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -121,9 +121,9 @@ def arrays(found: Found, outputs: list[Any]) -> list[Output]:
     return [Output(name, *array_of(found.manifest, name, values)) for name, values in named.items()]
 
 
-def is_json(manifest: Manifest, outputs: Sequence[Any]) -> bool:
+def is_json(manifest: Manifest) -> bool:
     """Whether the answers are whatever JSON the model likes, and no tensors."""
-    return not manifest.outputs and not (outputs and isinstance(outputs[0], Mapping) and manifest.items != "stacked")
+    return not manifest.inputs
 
 
 def _refusal(service: Service, end: Ended | Prediction | None) -> Refused:

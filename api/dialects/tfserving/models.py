@@ -31,6 +31,9 @@ async def find(service: Service, asked: Asked) -> Found:
         raise invalid("Missing ModelSpec")
     try:
         target = await service.registry.resolve(asked.name, asked.version, asked.label)
+        if target.state == "loading":  # it may be loaded by now, and has said what it takes
+            await service.registry.refresh()
+            target = await service.registry.resolve(asked.name, asked.version, asked.label)
     except Problem as problem:
         if problem.code == "alias_not_found" or (problem.code == "model_not_found" and asked.label is not None):
             raise invalid(f"Unrecognized servable version label: {str(asked.label)[:200]}") from problem

@@ -62,7 +62,7 @@ def _values(document: dict[str, Any], rows: bool) -> list[Any]:
 
 
 def _written(found: Found, outputs: list[Any], *, rows: bool) -> bytes:
-    if inference.is_json(found.manifest, outputs):
+    if inference.is_json(found.manifest):
         return replies.values(outputs, rows=rows)
     shown = inference.arrays(found, outputs)
     return replies.rows(shown) if rows else replies.columns(shown)
