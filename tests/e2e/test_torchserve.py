@@ -177,12 +177,12 @@ def test_requests_at_the_same_time_share_a_call_and_one_that_fails_takes_nobody_
         held = threads.submit(headway.inference, "POST", "/predictions/Echo", json={"until": str(gate)})
         try:
             wait_until(lambda: unfinished() == 1, 10, "the device to be busy")
-            answers = [threads.submit(headway.inference, "POST", "/predictions/Echo", json="size") for _ in range(8)]
+            sizes = [threads.submit(headway.inference, "POST", "/predictions/Echo", json="size") for _ in range(8)]
             wait_until(lambda: unfinished() == 9, 10, "all to be queued")
         finally:
             gate.touch()
         assert held.result().text == "held"
-        assert max(int(answer.result().text) for answer in answers) == 4  # batchSize
+        assert max(int(size.result().text) for size in sizes) == 4  # batchSize
 
 
 def test_a_request_may_ask_for_a_job_and_native_clients_see_the_same_prediction(headway: Spoken) -> None:
