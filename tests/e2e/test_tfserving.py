@@ -126,7 +126,7 @@ def test_one_input_needs_no_name_and_one_output_has_none(ports: Ports) -> None:
     assert reply.text == '{\n    "predictions": [[2.0, 5.0], [6.0, 8.0]\n    ]\n}'
     assert ports.post("/v1/models/double:predict", {"inputs": [[1.0, 2.5]]}).json() == {"outputs": [[2.0, 5.0]]}
     reply = ports.post("/v1/models/double:predict", b'{"instances": [[NaN, Infinity]]}')
-    assert reply.status_code == 500  # a model's NaN is no answer that JSON at the data port could give
+    assert (reply.status_code, "[[NaN, Infinity]" in reply.text) == (200, True)
 
 
 def test_strings_come_as_text_and_bytes_as_base64(ports: Ports) -> None:
