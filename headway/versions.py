@@ -4,6 +4,7 @@
     models/sentiment/1/model.py      or model.pt2, model.pt, model.onnx; or `[model] entry` names a class
     models/sentiment/config.pbtxt    instead of model.toml: a folder of Triton's (`headway.triton`)
     models/sentiment/1/MAR-INF/…     an archive of TorchServe's, unpacked: `headway.mar`
+    models/sentiment/1/model.yaml    of BentoML's model store, or a service.py: `headway.bentoml`
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 """
@@ -14,13 +15,14 @@ from types import MappingProxyType
 
 import msgspec
 
-from headway import mar, triton
+from headway import bentoml, mar, triton
+from headway.bentoml import service, store
 from headway.digests import digest_of, sha256_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE, Manifest, read
 
 #: What a model folder says of itself, in one of these.
-CONFIGURATIONS = ("model.toml", triton.FILE)
+CONFIGURATIONS = ("model.toml", triton.FILE, bentoml.LATEST)
 #: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights, and
 #: an archive both.
 ARTIFACTS = {
@@ -35,6 +37,8 @@ ARTIFACTS = {
     "model.ubj": "xgboost",
     "model.json": "xgboost",
     "model.txt": "lightgbm",
+    bentoml.MODEL: "bentoml",
+    bentoml.SERVICE: "bentoml.service",
 }
 #: What runs whatever its file says while it is read: only where model.toml says `[artifact] trust = true`.
 UNPICKLED = ("joblib", "pickle")
@@ -109,6 +113,9 @@ def scan_model(
             manifest = read(folder)
         except ManifestError as error:
             return [broken(versions[-1], str(error))]
+        if (named := bentoml.latest(folder)) in versions:
+            manifest = msgspec.structs.replace(manifest, latest=named)
+            versions = [*(version for version in versions if version != named), named]
         wanted = _wanted(manifest, versions)
         missing = [
             broken(version, f"{_said_by(manifest)} names version {version}, and {folder} has no such folder")
@@ -182,8 +189,7 @@ def _found(
     try:
         digest = digest_of(path, sha256)
         file_digest = sha256(files)
-        if framework == "torchserve":
-            manifest = mar.served(manifest, mar.read(path))
+        manifest = _served(manifest, framework, path)
     except ManifestError as error:
         return msgspec.structs.replace(found, error=str(error))
     return msgspec.structs.replace(
@@ -196,12 +202,22 @@ def _found(
     )
 
 
+def _served(manifest: Manifest, framework: str | None, path: Path) -> Manifest:
+    """With what another server's files in a version folder say. Raises ManifestError."""
+    match framework:
+        case "torchserve":
+            return mar.served(manifest, mar.read(path))
+        case "bentoml":
+            return store.served(manifest, path)
+        case "bentoml.service":
+            return service.served(manifest, path)
+    return manifest
+
+
 def _of_before(before: Found, manifest: Manifest) -> Manifest:
     """model.toml as it is now, for a version whose files are not to be read now."""
-    if before.framework != "torchserve":
-        return manifest
     try:
-        return mar.served(manifest, mar.read(before.path))
+        return _served(manifest, before.framework, before.path)
     except ManifestError:
         return before.manifest or manifest
 
@@ -211,7 +227,8 @@ def _distrusted(manifest: Manifest, version: str, framework: str, digest: str) -
     pin = manifest.pin(version)
     if pin is not None and pin != digest:
         return f"its files have the sha256 {digest}, and model.toml says [artifact] sha256 = {pin}"
-    if framework in UNPICKLED and not manifest.artifact.trust:
+    pickled = framework in UNPICKLED or (framework == "bentoml" and store.is_pickled(manifest))
+    if pickled and not manifest.artifact.trust:
         return UNTRUSTED
     return None
 

@@ -22,6 +22,8 @@ _MODULES = {
     "pickle": "workers.loaders.pickled",
     "xgboost": "workers.loaders.xgboost",
     "lightgbm": "workers.loaders.lightgbm",
+    "bentoml": "workers.loaders.bentoml",
+    "bentoml.service": "workers.loaders.bentoml_service",
 }
 
 

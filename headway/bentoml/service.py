@@ -1,0 +1,133 @@
+"""service.py of BentoML, read and not run: how its APIs are batched, and how many processes it wants.
+
+Only what stands there as a plain value is seen; where it is computed, BentoML's default is taken.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headway.bentoml import SERVICE, yaml_of
+from headway.errors import ManifestError
+from headway.manifest import Manifest
+
+MAX_BATCH_SIZE, MAX_LATENCY_MS = 100, 60_000
+#: Seconds that a call may take in a service with tasks, where model.toml says nothing: they are meant to be long.
+TASK_TIMEOUT_S = 3_600.0
+_MOST = 4096  # rows
+_BENTOFILES = ("bentofile.yaml", "bentofile.yml")
+
+
+class Api(msgspec.Struct, frozen=True):
+    """One method that is decorated."""
+
+    name: str
+    is_task: bool
+    batchable: bool
+    max_batch_size: int
+    max_latency_ms: int
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What of a service can be seen."""
+
+    apis: list[Api]
+    workers: int
+
+
+def entry_of(version: Path) -> tuple[str, str | None]:
+    """(module, attribute) of the service: as bentofile.yaml says, else of service.py. Raises ManifestError."""
+    for name in _BENTOFILES:
+        if (version / name).is_file():
+            service = yaml_of(version / name).get("service")
+            if service is None:
+                break
+            module, _, attribute = str(service).partition(":")
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise ManifestError(f'{version / name}: service is {str(service)[:80]!r}, and should read "service:Name"')
+            return module, attribute or None
+    return SERVICE.removesuffix(".py"), None
+
+
+def read(version: Path) -> Read:
+    """Raises ManifestError for what is no Python."""
+    module, _ = entry_of(version)
+    file = version.joinpath(*module.split(".")).with_suffix(".py")
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except OSError as error:
+        raise ManifestError(f"{file}: cannot be read: {error.strerror}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ManifestError(f"{file}: is no Python: {error}") from error
+    apis: list[Api] = []
+    workers = 1
+    for cls in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        said = next((words for name, words in _decorators(cls) if name == "service"), None)
+        if said is None:
+            continue
+        workers = max(workers, _whole(said.get("workers"), 1))
+        for method in cls.body:
+            if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+                apis += [_api(method.name, kind, words) for kind, words in _decorators(method) if kind in _KINDS]
+    return Read(apis, min(workers, 64))
+
+
+_KINDS = ("api", "task")
+
+
+def _api(name: str, kind: str, words: dict[str, Any]) -> Api:
+    return Api(
+        name,
+        is_task=kind == "task",
+        batchable=words.get("batchable") is True,
+        max_batch_size=min(_whole(words.get("max_batch_size"), MAX_BATCH_SIZE), _MOST),
+        max_latency_ms=_whole(words.get("max_latency_ms"), MAX_LATENCY_MS),
+    )
+
+
+def _decorators(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, its plain keywords) of each that may be BentoML's: `bentoml.api`, or `api` as it was imported."""
+    for decorator in node.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        keywords = decorator.keywords if isinstance(decorator, ast.Call) else []
+        name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+        yield name, {word.arg: _plain(word.value) for word in keywords if word.arg is not None}
+
+
+def _plain(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _whole(value: Any, usual: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else usual
+
+
+def served(manifest: Manifest, version: Path) -> Manifest:
+    """The manifest with what service.py says; model.toml outranks it. Raises ManifestError.
+
+    A service without a batchable API gets its requests one by one. A request that could not begin within
+    max_latency_ms is given up, as BentoML's dispatcher does.
+    """
+    if manifest.inputs or manifest.outputs:
+        raise ManifestError("[inputs] and [outputs] are for arrays: a service says itself what it takes")
+    found = read(version)
+    batched = [api for api in found.apis if api.batchable]
+    batching, limits, instances = manifest.batching, manifest.limits, manifest.instances
+    written = {section: manifest.config.get(section, {}) for section in ("batching", "limits", "resources")}
+    if "max_batch_size" not in written["batching"]:
+        batching = msgspec.structs.replace(batching, max_batch_size=max((api.max_batch_size for api in batched), default=1))
+    if "queue_timeout_s" not in written["limits"] and batched and not any(api.is_task for api in found.apis):
+        longest = max(api.max_latency_ms for api in batched) / 1000
+        if longest < MAX_LATENCY_MS / 1000:
+            limits = msgspec.structs.replace(limits, queue_timeout_s=longest)
+    if "timeout_s" not in written["limits"] and any(api.is_task for api in found.apis):
+        limits = msgspec.structs.replace(limits, timeout_s=TASK_TIMEOUT_S)
+    if "instances" not in written["resources"]:
+        instances = found.workers
+    return msgspec.structs.replace(manifest, batching=batching, limits=limits, instances=instances)

@@ -1,0 +1,130 @@
+"""A version of BentoML's model store: model.yaml says which library wrote its file, and what it is called with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from headway.bentoml import MODEL, yaml_of
+from headway.errors import ManifestError
+from headway.manifest import Items, Manifest
+
+#: Whose module wrote it → its file.
+FILES = {
+    "bentoml.sklearn": "saved_model.pkl",
+    "bentoml.picklable_model": "saved_model.pkl",
+    "bentoml.xgboost": "saved_model.ubj",
+    "bentoml.lightgbm": "saved_model.ubj",  # so it is called, and it is LightGBM's text
+    "bentoml.onnx": "saved_model.onnx",
+    "bentoml.torchscript": "saved_model.pt",
+    "bentoml.pytorch": "saved_model.pt",
+}
+#: Whose files run what they say while they are read.
+PICKLED = frozenset({"bentoml.sklearn", "bentoml.picklable_model", "bentoml.pytorch"})
+#: Before BentoML 1.4 the modules were written so.
+_FORMER = ("bentoml._internal.frameworks.", "_bentoml_impl.frameworks.")
+
+#: What is called where nobody says which, the first that is there.
+_USUAL = ("predict", "__call__", "run", "forward")
+#: Rows of requests that travel together: BentoML's own.
+MAX_BATCH_SIZE = 100
+
+#: Where the call stands in `manifest.config`.
+CALL = "bentoml_model"
+
+_Dimension = Annotated[int, msgspec.Meta(ge=-32, le=32)]
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """How a method takes requests."""
+
+    batchable: bool = False
+    batch_dim: _Dimension | tuple[_Dimension, _Dimension] = (0, 0)  # of what goes in, and of what comes out
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        return self.batch_dim if isinstance(self.batch_dim, tuple) else (self.batch_dim, self.batch_dim)
+
+
+class Described(msgspec.Struct, frozen=True):
+    """model.yaml, as far as it is ours to know."""
+
+    name: str
+    version: str
+    module: str = ""
+    signatures: dict[str, Signature] = {}
+    options: dict[str, Any] = {}
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What the loader does with it."""
+
+    module: str  # a key of FILES
+    method: str  # where a request names none
+    methods: list[str]
+
+    @property
+    def file(self) -> str:
+        return FILES[self.module]
+
+
+def read(version: Path) -> Described:
+    """Raises ManifestError."""
+    file = version / MODEL
+    try:
+        described = msgspec.convert(yaml_of(file), Described, strict=False)
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"{file}: {str(error)[:1].lower()}{str(error)[1:]}") from error
+    module = described.module
+    for former in _FORMER:
+        module = module.replace(former, "bentoml.")
+    if module not in FILES:
+        raise ManifestError(
+            f"{file}: its module is {module[:80]!r}, and known are {', '.join(FILES)}: "
+            "export it to ONNX or TorchScript, or load it in a model.py"
+        )
+    if not (version / FILES[module]).is_file():
+        raise ManifestError(f"no {FILES[module]} in {version}, where {module} has its model")
+    return msgspec.structs.replace(described, module=module)
+
+
+def served(manifest: Manifest, version: Path) -> Manifest:
+    """The manifest with what model.yaml says of calls and batches; model.toml outranks it. Raises ManifestError."""
+    described = read(version)
+    signatures = described.signatures or {_USUAL[0]: Signature()}
+    method = manifest.config.get("config", {}).get("method")
+    if method is None:
+        method = next((name for name in _USUAL if name in signatures), next(iter(signatures)))
+    elif method not in signatures:
+        raise ManifestError(f"[config] method is {method!r}, and {version / MODEL} has {', '.join(signatures)}")
+    items, size = _batched(signatures, method, version)
+    batching = manifest.batching
+    written = manifest.config.get("batching", {})
+    if "max_batch_size" not in written:
+        batching = msgspec.structs.replace(batching, max_batch_size=size)
+    call = Call(described.module, method, list(signatures))
+    config = {**manifest.config, CALL: msgspec.to_builtins(call)}
+    return msgspec.structs.replace(manifest, items=items, batching=batching, config=config)
+
+
+def call_of(manifest: Manifest) -> Call:
+    """Of a manifest that `served` has made."""
+    return msgspec.convert(manifest.config[CALL], Call)
+
+
+def is_pickled(manifest: Manifest) -> bool:
+    """Whether to read its file is to run it."""
+    return CALL in manifest.config and call_of(manifest).module in PICKLED
+
+
+def _batched(signatures: dict[str, Signature], method: str, version: Path) -> tuple[Items, int]:
+    """How requests become a call, and how many rows it has at most."""
+    signature = signatures[method]
+    if not signature.batchable:
+        return "alone", 1
+    if signature.dims != (0, 0):
+        raise ManifestError(
+            f"{version / MODEL}: batch_dim of {method} is {list(signature.dims)}, and rows are joined along the first "
+            "dimension only: save it with batch_dim 0, or batchable false"
+        )
+    return "joined", MAX_BATCH_SIZE
