@@ -1,7 +1,7 @@
 """A version of BentoML's model store: model.yaml says which library wrote its file, and what it is called with."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -32,18 +32,17 @@ MAX_BATCH_SIZE = 100
 #: Where the call stands in `manifest.config`.
 CALL = "bentoml_model"
 
-_Dimension = Annotated[int, msgspec.Meta(ge=-32, le=32)]
-
 
 class Signature(msgspec.Struct, frozen=True):
     """How a method takes requests."""
 
     batchable: bool = False
-    batch_dim: _Dimension | tuple[_Dimension, _Dimension] = (0, 0)  # of what goes in, and of what comes out
+    batch_dim: int | list[int] = 0  # or of what goes in, and of what comes out
 
     @property
-    def dims(self) -> tuple[int, int]:
-        return self.batch_dim if isinstance(self.batch_dim, tuple) else (self.batch_dim, self.batch_dim)
+    def along_rows(self) -> bool:
+        dims = self.batch_dim if isinstance(self.batch_dim, list) else [self.batch_dim]
+        return not any(dims)
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -122,9 +121,9 @@ def _batched(signatures: dict[str, Signature], method: str, version: Path) -> tu
     signature = signatures[method]
     if not signature.batchable:
         return "alone", 1
-    if signature.dims != (0, 0):
+    if not signature.along_rows:
         raise ManifestError(
-            f"{version / MODEL}: batch_dim of {method} is {list(signature.dims)}, and rows are joined along the first "
+            f"{version / MODEL}: batch_dim of {method} is {signature.batch_dim}, and rows are joined along the first "
             "dimension only: save it with batch_dim 0, or batchable false"
         )
     return "joined", MAX_BATCH_SIZE
