@@ -11,6 +11,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "oip": ("http", "grpc", "metrics"),
         "torchserve": ("inference", "management", "metrics"),
+        "bentoml": ("http",),
     }
 )
 #: At these, something else than HTTP/1.1.

@@ -552,7 +552,9 @@ def _digest(sha256: str, manifest: Manifest) -> str:
     if "triton" in config:
         config["triton"] = {key: value for key, value in config["triton"].items() if key != "version_policy"}
     artifact = Artifact(trust=manifest.artifact.trust)
-    loaded = msgspec.structs.replace(manifest, policy="latest", aliases={}, latest=None, artifact=artifact, config=config)
+    loaded = msgspec.structs.replace(
+        manifest, policy="latest", aliases={}, latest=None, artifact=artifact, config=config
+    )
     return hashlib.sha256(sha256.encode() + msgspec.json.encode(loaded)).hexdigest()
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
-from api.dialects import torchserve
+from api.dialects import bentoml, torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
 from api.dialects.oip import metrics as oip_metrics
@@ -20,6 +20,7 @@ _HTTP = {
     ("oip", "http"): oip_http.front,
     ("oip", "metrics"): oip_metrics.front,
     **torchserve.FRONTS,
+    ("bentoml", "http"): bentoml.front,
 }
 
 

@@ -47,7 +47,9 @@ def entry_of(version: Path) -> tuple[str, str | None]:
                 break
             module, _, attribute = str(service).partition(":")
             if not all(part.isidentifier() for part in module.split(".")):
-                raise ManifestError(f'{version / name}: service is {str(service)[:80]!r}, and should read "service:Name"')
+                raise ManifestError(
+                    f'{version / name}: service is {str(service)[:80]!r}, and should read "service:Name"'
+                )
             return module, attribute or None
     return SERVICE.removesuffix(".py"), None
 
@@ -121,7 +123,9 @@ def served(manifest: Manifest, version: Path) -> Manifest:
     batching, limits, instances = manifest.batching, manifest.limits, manifest.instances
     written = {section: manifest.config.get(section, {}) for section in ("batching", "limits", "resources")}
     if "max_batch_size" not in written["batching"]:
-        batching = msgspec.structs.replace(batching, max_batch_size=max((api.max_batch_size for api in batched), default=1))
+        batching = msgspec.structs.replace(
+            batching, max_batch_size=max((api.max_batch_size for api in batched), default=1)
+        )
     if "queue_timeout_s" not in written["limits"] and batched and not any(api.is_task for api in found.apis):
         longest = max(api.max_latency_ms for api in batched) / 1000
         if longest < MAX_LATENCY_MS / 1000:

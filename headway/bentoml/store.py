@@ -31,6 +31,8 @@ MAX_BATCH_SIZE = 100
 
 #: Where the call stands in `manifest.config`.
 CALL = "bentoml_model"
+#: What a model with several methods takes beside its arrays: the name of one, for each row.
+METHOD = "method"
 
 
 class Signature(msgspec.Struct, frozen=True):
