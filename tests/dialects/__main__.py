@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.dialects import building, comparing, ours, recording
 
-SYSTEMS = ("triton", "torchserve")
+SYSTEMS = ("triton", "torchserve", "bentoml", "bentoml-tasks")
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
         match asked.verb:
             case "build":
                 for system in systems:
-                    building.build(system)
+                    building.build(system.partition("-")[0])
             case "record":
                 for system in systems:
                     record(system, Path(folder) / system)

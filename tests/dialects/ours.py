@@ -14,6 +14,8 @@ from tests.dialects.servers import MODELS
 _DIALECTS = {
     "triton": ("oip", {"inference": "http"}),
     "torchserve": ("torchserve", {"inference": "inference", "management": "management"}),
+    "bentoml": ("bentoml", {"inference": "http"}),
+    "bentoml-tasks": ("bentoml", {"inference": "http"}),
 }
 
 
@@ -40,6 +42,8 @@ def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Ite
         shutil.copytree(MODELS / "triton", models, dirs_exist_ok=True)
     if "torchserve" in systems:
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
+    if {"bentoml", "bentoml-tasks"} & set(systems):
+        shutil.copytree(MODELS / "bentoml", models, dirs_exist_ok=True)
     options = []
     for system in systems:
         dialect, ports = _DIALECTS[system]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.dialects import archives, building, cases_torchserve, cases_triton, servers
+from tests.dialects import archives, building, cases_bentoml, cases_torchserve, cases_triton, servers, tasks
 from tests.dialects.exchanges import Case, Recording, Volatile, send
 
 _HERE = Path(__file__).resolve().parent
@@ -15,6 +15,8 @@ _HERE = Path(__file__).resolve().parent
 _KEYS = {
     "triton": frozenset({"ns", "last_inference"}),
     "torchserve": frozenset({"id", "startTime", "memoryUsage", "pid", "gpuUsage"}),
+    "bentoml": frozenset(),
+    "bentoml-tasks": frozenset({"created_at", "executed_at"}),
 }
 
 
@@ -37,6 +39,10 @@ def record(system: str, folder: Path) -> Recording:
     if system == "triton":
         with servers.triton(folder, cases_triton.UNLOADED) as ports:
             return Recording("Triton 2.51.0", ask(cases_triton.CASES, ports, volatile(system, folder / "models")))
+    if system in ("bentoml", "bentoml-tasks"):
+        cases = cases_bentoml.CASES if system == "bentoml" else cases_bentoml.TASKS
+        with servers.bentoml(folder) as ports:
+            return Recording("BentoML 1.4.39", ask(cases, ports, volatile(system, folder / "models")))
     store = folder / "store"
     store.mkdir()
     archives.build(store, building.folder(system) / "bin" / "python")
@@ -46,7 +52,12 @@ def record(system: str, folder: Path) -> Recording:
 
 def ask(cases: Sequence[Case], ports: Mapping[str, str], volatile: Volatile) -> list[Case]:
     """The cases with the replies to them."""
-    return [msgspec.structs.replace(case, replies=send(case.requests, ports, volatile)) for case in cases]
+    return [
+        msgspec.structs.replace(
+            case, replies=(tasks.send if case.in_order else send)(case.requests, ports, volatile)
+        )
+        for case in cases
+    ]
 
 
 def volatile(system: str, models: Path) -> Volatile:

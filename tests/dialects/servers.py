@@ -82,6 +82,20 @@ def torchserve(folder: Path, archives: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
+def bentoml(folder: Path) -> Iterator[dict[str, str]]:
+    """BentoML's server with the service that is here; port → URL."""
+    shutil.copytree(MODELS / "bentoml" / "measures" / "1", folder / "service")
+    (port,) = free_ports(1)
+    command = [str(building.folder("bentoml") / "bin" / "bentoml"), "serve", "service:Measures"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environ |= {"BENTOML_HOME": str(folder / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    url = f"http://127.0.0.1:{port}"
+    with _running(command, folder / "log", environ, f"{url}/readyz", folder / "service"):
+        yield {"inference": url}
+
+
+@contextlib.contextmanager
 def _running(command: Sequence[str], log: Path, environ: Mapping[str, str], ready: str, folder: Path) -> Iterator[None]:
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environ, cwd=folder, process_group=0)

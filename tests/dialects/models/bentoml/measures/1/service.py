@@ -1,11 +1,15 @@
 """What both are given: plain calls, a batch, arrays, a task, and what goes wrong."""
 
+import asyncio
+import pathlib
+import tempfile
 import time
 import typing as t
+from http import HTTPStatus
 
 import bentoml
 import numpy as np
-from bentoml.exceptions import BadInput, NotFound
+from bentoml.exceptions import BadInput, BentoMLException, NotFound, ServiceUnavailable
 from pydantic import BaseModel, Field
 
 
@@ -78,8 +82,31 @@ class Measures:
 
     @bentoml.api
     async def waits(self, seconds: float) -> str:
-        time.sleep(0)
+        await asyncio.sleep(seconds)
         return f"{seconds}"
+
+    @bentoml.api
+    def sizes(self, file: pathlib.Path, name: str = "none") -> dict[str, t.Any]:
+        return {"size": len(file.read_bytes()), "suffix": file.suffix, "name": name}
+
+    @bentoml.api
+    def bytes_of(self, text: str) -> bytes:
+        return text.encode()
+
+    @bentoml.api
+    def file_of(self, text: str) -> pathlib.Path:
+        file = pathlib.Path(tempfile.gettempdir()) / "headway-dialects-said.txt"
+        file.write_text(text)
+        return file
+
+    @bentoml.api
+    def pieces(self, count: int) -> t.Generator[str, None, None]:
+        for number in range(count):
+            yield f"piece {number}\n"
+
+    @bentoml.api
+    def heard(self, ctx: bentoml.Context) -> str:
+        return str(ctx.request.headers.get("x-name"))
 
     @bentoml.api
     def fails(self, how: str) -> int:
@@ -89,6 +116,10 @@ class Measures:
             raise NotFound("there is none")
         if how == "type":
             return t.cast(int, "no number")
+        if how == "forbidden":
+            raise BentoMLException("not for you", error_code=HTTPStatus.FORBIDDEN)
+        if how == "overloaded":
+            raise ServiceUnavailable("too much")
         if how == "slow":
             time.sleep(3)
         raise ValueError("broken on purpose")
