@@ -177,7 +177,7 @@ TASKS = [
     ordered("no arguments", submitted({}), ENDED, of("get")),
     ordered("broken JSON", Request("/slow/submit", "POST", {"text": "{"}, _JSON), ENDED, of("get")),
     ordered("longer than a caller would wait", submitted({"seconds": 2.2}), ENDED, of("get")),
-    ordered("cancel", submitted({"seconds": 0.5}), BEGUN, of("cancel", "PUT"), ENDED, of("get")),
+    ordered("cancel", submitted({"seconds": 4}), BEGUN, of("cancel", "PUT"), ENDED, of("get")),
     ordered("cancel of a completed one", submitted({"seconds": 0}), ENDED, of("cancel", "PUT"), of("get")),
     ordered("a form", Request("/slow/submit", "POST", form(("seconds", "0", None)), _FORM), ENDED, of("get")),
     one("status without a task", "/slow/status"),

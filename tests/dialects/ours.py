@@ -5,7 +5,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
+
 from headway.running import RunningHeadway
+from headway.testing import wait_until
 from tests.dialects import archives, recording
 from tests.dialects.exchanges import Case
 from tests.dialects.servers import MODELS
@@ -29,6 +32,9 @@ class Ours:
     def ask(self, system: str, cases: Sequence[Case]) -> list[Case]:
         """The cases with our replies."""
         dialect, roles = _DIALECTS[system]
+        if dialect == "bentoml":
+            ready = f"{self._urls['bentoml.http']}/readyz"
+            wait_until(lambda: httpx.get(ready).status_code == 200, 30, "the services to be loaded")
         ports = {port: self._urls[f"{dialect}.{role}"] for port, role in roles.items()}
         return recording.ask(cases, ports, recording.volatile(system, self._models))
 

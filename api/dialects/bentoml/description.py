@@ -14,7 +14,9 @@ _NAME = "headway"
 async def schema(service: Service, call: Call) -> Answer:
     """Of one service with its own name; of whatever else there is, with ours."""
     there = table(service)
-    return _plain({"name": _name(there), "type": "service", "routes": [_route(one) for one in there.listed.values()]})
+    routes = [_route(one) for one in there.listed.values()]
+    paths = {route["route"]: {"mounted": False} for route in routes}
+    return _plain({"name": _name(there), "type": "service", "routes": routes, "paths": paths})
 
 
 def _name(there: Table) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from typing import Any
+from urllib.parse import quote
 
 from api.answers import Answer, Headers
 from api.problems import TABLE, Problem, problem_of
@@ -48,6 +49,14 @@ def not_found() -> Refused:
 
 def not_allowed(methods: str) -> Refused:
     return Refused(405, "Method Not Allowed", ((b"allow", methods.encode()),))
+
+
+def moved(path: str, query: bytes) -> Refused:
+    """To the same without a slash at its end; the method stays."""
+    refused = Refused(307, "")
+    location = quote(path).encode() + (b"?" + query if query else b"")
+    refused.answer = Answer(307, b"", ((b"location", location),))
+    return refused
 
 
 def too_late(seconds: float) -> Refused:

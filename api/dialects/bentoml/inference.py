@@ -28,6 +28,8 @@ async def _answer(service: Service, call: Call, method: str) -> Answer:
         await service.registry.refresh()
         found = find(service, call.path)
     if found is None:
+        if call.path.endswith("/") and find(service, call.path.rstrip("/")) is not None:
+            raise errors.moved(call.path.rstrip("/"), call.query)
         raise errors.not_found()
     route, verb = found
     wanted = VERBS.get(verb, "POST")
@@ -37,7 +39,9 @@ async def _answer(service: Service, call: Call, method: str) -> Answer:
         try:
             answer = await (tasks.VERBS[verb](service, call, route) if verb else predict(service, call, route))
         except (errors.Refused, Problem) as refused:
-            answer = errors.identified(errors.answer(refused))
+            answer = errors.answer(refused)
+            if answer.status not in (429, 504):  # which BentoML answers before a request has its id
+                answer = errors.identified(answer)
         status.append(answer.status)
         return answer
 

@@ -222,7 +222,7 @@ class Input:
             return {"": self._model.model_validate_json(body or b"{}")}
         if not self.root:
             return self._arguments(self._model.model_validate_json(body or b"{}"))
-        parsed: Any = body
+        parsed: Any = body or b"{}"
         if self.schema.get("type") not in ("string", "file"):
             parsed = json.loads(body or b"{}")
         return self.of_value(parsed)
