@@ -7,7 +7,7 @@ import msgspec
 
 from headway.bentoml import MODEL, yaml_of
 from headway.errors import ManifestError
-from headway.manifest import Items, Manifest
+from headway.manifest import Items, Manifest, Tensor
 
 #: Whose module wrote it → its file.
 FILES = {
@@ -63,6 +63,7 @@ class Call(msgspec.Struct, frozen=True):
     module: str  # a key of FILES
     method: str  # where a request names none
     methods: list[str]
+    options: dict[str, Any] = {}
 
     @property
     def file(self) -> str:
@@ -103,9 +104,21 @@ def served(manifest: Manifest, version: Path) -> Manifest:
     written = manifest.config.get("batching", {})
     if "max_batch_size" not in written:
         batching = msgspec.structs.replace(batching, max_batch_size=size)
-    call = Call(described.module, method, list(signatures))
+    call = Call(described.module, method, list(signatures), described.options)
     config = {**manifest.config, CALL: msgspec.to_builtins(call)}
-    return msgspec.structs.replace(manifest, items=items, batching=batching, config=config)
+    return msgspec.structs.replace(
+        manifest,
+        items=items,
+        batching=batching,
+        config=config,
+        inputs=_with_rows(manifest.inputs),
+        outputs=_with_rows(manifest.outputs),
+    )
+
+
+def _with_rows(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As model.toml declares them, and with the dimension that counts rows."""
+    return {name: msgspec.structs.replace(tensor, shape=(-1, *tensor.shape)) for name, tensor in tensors.items()}
 
 
 def call_of(manifest: Manifest) -> Call:

@@ -22,7 +22,7 @@ def load(manifest: Manifest, context: Context) -> boosters.BoosterModel:
         raise Unloadable("it needs LightGBM: pip install 'headway[lightgbm]'") from error
     file = context.path / _FILE
     raw = boosters.option(manifest, "output", ("value", "margin")) == "margin"
-    _check(file)
+    check(file)
     try:
         booster = lightgbm.Booster(model_file=file)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
@@ -45,7 +45,7 @@ def load(manifest: Manifest, context: Context) -> boosters.BoosterModel:
     )
 
 
-def _check(file: Path) -> None:
+def check(file: Path) -> None:
     """That each tree begins where the head of the file says. Raises Unloadable."""
     content = file.read_bytes()
     head, _, rest = content.partition(b"\n\n")
@@ -59,15 +59,15 @@ def _check(file: Path) -> None:
         sizes = [int(size) for size in fields[b"tree_sizes"].split()]
         features = len(fields[b"feature_names"].split(b" "))
     except (KeyError, ValueError):
-        raise Unloadable(f"{_FILE} is no model as LightGBM saves it") from None
+        raise Unloadable(f"{file.name} is no model as LightGBM saves it") from None
     if features != last + 1 or classes not in (1, width) or not sizes or len(sizes) % max(width, 1):
-        raise Unloadable(f"{_FILE} contradicts itself: its head is of another model than its trees")
+        raise Unloadable(f"{file.name} contradicts itself: its head is of another model than its trees")
     at = 0
     for number, size in enumerate(sizes):
         if size < 1 or not rest.startswith(b"Tree=%d\n" % number, at):
             raise Unloadable(
-                f"{_FILE} is cut short, or was changed: tree {number} of {len(sizes)} is not where it should be"
+                f"{file.name} is cut short, or was changed: tree {number} of {len(sizes)} is not where it should be"
             )
         at += size
     if not rest.startswith(b"end of trees", at):
-        raise Unloadable(f"{_FILE} is cut short, or was changed: its {len(sizes)} trees do not end where they should")
+        raise Unloadable(f"{file.name} is cut short, or was changed: its {len(sizes)} trees do not end where they should")
