@@ -21,8 +21,8 @@ _APART_S = 0.03
 #: Says how many of a body's bytes are JSON.
 JSON_LENGTH = "inference-header-content-length"
 #: Of a reply's headers, those that a client looks at.
-_HEADERS = ("content-type", "content-encoding", JSON_LENGTH, "allow", "retry-after", "x-request-id", "x-said")
-_HEADERS += ("content-disposition", "x-bentoml-request-id")
+_HEADERS = ("content-type", "content-encoding", JSON_LENGTH, "allow", "retry-after", "x-request-id", "x-said",
+            "content-disposition", "x-bentoml-request-id")  # fmt: skip
 #: Headers that are there or not: what they say is another thing each time, or how a JSON encoder spaces.
 _ANYTHING = (JSON_LENGTH, "x-request-id", "x-bentoml-request-id")
 ANY = "*"

@@ -53,9 +53,7 @@ def record(system: str, folder: Path) -> Recording:
 def ask(cases: Sequence[Case], ports: Mapping[str, str], volatile: Volatile) -> list[Case]:
     """The cases with the replies to them."""
     return [
-        msgspec.structs.replace(
-            case, replies=(tasks.send if case.in_order else send)(case.requests, ports, volatile)
-        )
+        msgspec.structs.replace(case, replies=(tasks.send if case.in_order else send)(case.requests, ports, volatile))
         for case in cases
     ]
 

@@ -47,4 +47,3 @@ def send(requests: Sequence[Request], ports: Mapping[str, str], volatile: Volati
 def _said(reply: Reply, key: str) -> str:
     said = (reply.body or {}).get("json")
     return str(said.get(key, "")) if isinstance(said, dict) else ""
-

@@ -97,7 +97,7 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
         logger.warning("%s is not read: a model.py may", context.path / "custom_objects.pkl")
     if call.module not in _GRAPHS and len(manifest.outputs) > 1:
         raise Unloadable(f"{file.name} answers one array: declare one of [outputs.NAME], or none")
-    model = _LOADERS[call.module](manifest, context, call, file)
+    model: LoadedModel = _LOADERS[call.module](manifest, context, call, file)
     model.framework = "bentoml"
     return model
 
@@ -136,8 +136,7 @@ def _xgboost(manifest: Manifest, context: Context, call: store.Call, file: Path)
     methods = _methods(made, call, file)
     booster = made
     if isinstance(made, xgboost.Booster):
-        of_matrix = methods
-        methods = {name: lambda rows, one=one: one(xgboost.DMatrix(rows)) for name, one in of_matrix.items()}
+        methods = {name: _of_matrix(method, xgboost.DMatrix) for name, method in methods.items()}
     else:
         booster = made.get_booster()
     known = {INPUT: Tensor("float32", (-1, int(booster.num_features())), nullable=True)}
@@ -182,7 +181,9 @@ def _pytorch(manifest: Manifest, context: Context, call: store.Call, file: Path)
     try:
         module = torch.load(file, map_location=context.device, weights_only=False)
     except (AttributeError, ModuleNotFoundError) as error:
-        raise Unloadable(f"{file.name} is a pickle of a class that is not installed where Headway is: {error}") from error
+        raise Unloadable(
+            f"{file.name} is a pickle of a class that is not installed where Headway is: {error}"
+        ) from error
     if not isinstance(module, torch.nn.Module):
         raise Unloadable(f"{file.name} holds a {type(module).__name__}, and should hold a torch.nn.Module")
     return weights.WeightsModel(module.to(context.device).eval(), manifest, context.device)
@@ -209,6 +210,10 @@ def _methods(made: Any, call: store.Call, file: Path) -> dict[str, _Method]:
     return {name: method for name, method in found.items() if callable(method)}
 
 
+def _of_matrix(method: _Method, matrix: Any) -> _Method:
+    return lambda rows: method(matrix(rows))
+
+
 def _method(given: Any) -> str | None:
     """That a request names: the same in every row."""
     named = given.get(store.METHOD) if isinstance(given, dict) else None
@@ -228,4 +233,8 @@ def _data(given: Any) -> Any:
 def _dense(answer: Any) -> Any:
     """An array, also of what is sparse."""
     answer = answer.toarray() if hasattr(answer, "toarray") else answer
-    return np.asarray(answer) if isinstance(answer, list) and all(isinstance(one, np.ndarray) for one in answer) else answer
+    return (
+        np.asarray(answer)
+        if isinstance(answer, list) and all(isinstance(one, np.ndarray) for one in answer)
+        else answer
+    )

@@ -70,4 +70,6 @@ def check(file: Path) -> None:
             )
         at += size
     if not rest.startswith(b"end of trees", at):
-        raise Unloadable(f"{file.name} is cut short, or was changed: its {len(sizes)} trees do not end where they should")
+        raise Unloadable(
+            f"{file.name} is cut short, or was changed: its {len(sizes)} trees do not end where they should"
+        )

@@ -1,15 +1,14 @@
-"""BentoML's HTTP protocol: the APIs of a service, the verbs of its tasks, its schema, health and metrics, at one port."""
+"""BentoML's HTTP protocol at one port: the APIs of a service, the verbs of its tasks, schema, health and metrics."""
 
 import re
 
-from api.answers import Answer
+from api.answers import Answer, Streamed
 from api.dialects.bentoml import counters, description, errors, health, inference
 from api.dialects.front import Dialect, Route
 from api.endpoint import EndpointFunction
 from api.exchange import Call
 from api.service import Service
 from headway.keys import Scope
-
 
 #: Paths that no route of a service takes.
 _OWN = r"(?:livez|healthz|readyz|schema\.json|docs\.json|metrics)"
@@ -31,7 +30,7 @@ def front(service: Service) -> Dialect:
     ]
     own, others = re.compile(f"/{_OWN}"), inference.called_by("")
 
-    async def unknown(service: Service, call: Call) -> Answer:
+    async def unknown(service: Service, call: Call) -> Answer | Streamed:
         if own.fullmatch(call.path):
             raise errors.not_allowed("HEAD, GET")
         return await others(service, call)

@@ -19,6 +19,6 @@ async def ready(service: Service, call: Call) -> Answer:
         for view in service.registry.views.values()
         for row in view.versions.values()
     )
-    if loading or service.draining:
+    if loading or service.draining or not service.registry.views:
         raise Refused(500, "Internal Server Error")
     return Answer(200, b"\n", _TEXT)

@@ -91,6 +91,9 @@ def _of_service(call: Call, found: Found, body: bytes, essence: str, target: Tar
 
 def _of_model(found: Found, body: bytes, essence: str, target: Target) -> tuple[list[Input], bool]:
     value = _value(found.manifest, body, essence)
+    inputs = [name for name in found.manifest.inputs if name != store.METHOD]
+    if len(inputs) == 1 and len(found.manifest.inputs) > 1 and not isinstance(value, dict):
+        value = {inputs[0]: value}  # as it may be given where there is no other
     if found.method is not None and found.method != store.call_of(found.manifest).method:
         value = _with_method(found, value)
     try:

@@ -147,7 +147,7 @@ def _patched(annotation: Any, marks: Sequence[Any] = ()) -> Any:
         inner, *extra = arguments
         patched = _patched(inner, extra)
         kept = tuple(one for one in extra if not isinstance(one, DType | Shape | ContentType))
-        return Annotated[(patched, *kept)] if kept else patched  # type: ignore[return-value]
+        return Annotated[(patched, *kept)] if kept else patched
     if origin is np.ndarray:  # numpy.typing's NDArray
         annotation, arguments = np.ndarray, ()
     if isinstance(annotation, type):
@@ -195,7 +195,7 @@ class Input:
             if parameter.kind is parameter.VAR_KEYWORD:
                 name, annotation = "kwargs", dict[str, Any]
             elif parameter.kind is parameter.VAR_POSITIONAL:
-                name, annotation = "args", list[annotation]
+                name, annotation = "args", types.GenericAlias(list, (annotation,))
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 roots.append((annotation, default))
             else:
@@ -229,7 +229,7 @@ class Input:
 
     def of_value(self, value: Any) -> dict[str, Any]:
         """Of the whole of a root."""
-        return {"": self._model.model_validate({"root": value}).root}  # type: ignore[attr-defined]
+        return {"": self._model.model_validate({"root": value}).root}
 
     def of_form(self, fields: Sequence[tuple[str, Upload | str]]) -> dict[str, Any]:
         """Of a form: files where there should be some, and JSON or text elsewhere. Raises as `of_json`."""

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 
 
-class BentoMLException(Exception):
+class BentoMLException(Exception):  # noqa: N818  (its name)
     """The text is told to the client where the status is below 500, and 401 and 403 are none."""
 
     error_code = HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,4 +1,4 @@
-"""Models of a BentoML model store that a service asks for by their tag: those that lie beside it in the models folder."""
+"""Models of a model store that a service asks for by their tag: those that lie beside it in the models folder."""
 
 import os
 from pathlib import Path

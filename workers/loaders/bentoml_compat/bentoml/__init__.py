@@ -4,10 +4,11 @@ from typing import Any, NoReturn
 
 from pydantic import Field
 
-from bentoml import exceptions, models, validators
 from workers.loaders.bentoml_sdk.methods import api, task
 from workers.loaders.bentoml_sdk.services import Context, Service, missing, on_startup, service, unheeded
 from workers.loaders.bentoml_sdk.stored import Model, Tag
+
+from . import exceptions, models, validators
 
 on_shutdown = on_deployment = unheeded
 
