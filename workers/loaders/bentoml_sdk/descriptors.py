@@ -336,27 +336,21 @@ def _schema(model: type[pydantic.BaseModel]) -> dict[str, Any]:
     if not schema.get("properties"):
         return schema
     defs = schema.pop("$defs", {})
-    return _written_out(schema, defs, 0)
+    return _written_out(schema, defs, frozenset())
 
 
-_DEEPEST = 32
-
-
-def _written_out(schema: dict[str, Any], defs: dict[str, Any], depth: int) -> dict[str, Any]:
-    """Without references; of alternatives the first. A model within itself ends somewhere."""
+def _written_out(schema: dict[str, Any], defs: dict[str, Any], within: frozenset[str]) -> dict[str, Any]:
+    """Without references; of alternatives the first. A model within itself (`within`) is any object."""
     for key in ("allOf", "anyOf"):
         if key in schema:
-            first = schema[key][0]
-            schema = {**{name: value for name, value in schema.items() if name != key}, **first}
-    if depth > _DEEPEST:
-        return schema
+            schema = {**{name: value for name, value in schema.items() if name != key}, **schema[key][0]}
     if "$ref" in schema:
         name = schema["$ref"].removeprefix("#/$defs/")
         rest = {key: value for key, value in schema.items() if key != "$ref"}
-        return rest | _written_out(defs[name], defs, depth + 1)
+        return rest | ({"type": "object"} if name in within else _written_out(defs[name], defs, within | {name}))
     if schema.get("type") == "object" and "properties" in schema:
-        inner = {key: _written_out(value, defs, depth + 1) for key, value in schema["properties"].items()}
+        inner = {key: _written_out(value, defs, within) for key, value in schema["properties"].items()}
         return schema | {"properties": inner}
     if schema.get("type") == "array" and "items" in schema:
-        return schema | {"items": _written_out(schema["items"], defs, depth + 1)}
+        return schema | {"items": _written_out(schema["items"], defs, within)}
     return schema
