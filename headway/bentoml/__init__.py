@@ -2,6 +2,7 @@
 
     store      a version of the model store: model.yaml, saved_model.*, and `latest` beside the versions
     service    service.py with a class of @bentoml.service, as far as it can be read without being run
+    configuration    bentoml_configuration.yaml
     exported   a `.bentomodel` becomes a version folder
 
 The rule: nothing of theirs is run or unpickled here, and nothing of it needs bentoml. What is known only once the code

@@ -6,11 +6,11 @@ Only what stands there as a plain value is seen; where it is computed, BentoML's
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from headway.bentoml import SERVICE, yaml_of
+from headway.bentoml import SERVICE, configuration, yaml_of
 from headway.errors import ManifestError
 from headway.manifest import Manifest
 
@@ -19,6 +19,9 @@ MAX_BATCH_SIZE, MAX_LATENCY_MS = 100, 60_000
 TASK_TIMEOUT_S = 3_600.0
 _MOST = 4096  # rows
 _BENTOFILES = ("bentofile.yaml", "bentofile.yml")
+
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Api(msgspec.Struct, frozen=True):
@@ -34,8 +37,10 @@ class Api(msgspec.Struct, frozen=True):
 class Read(msgspec.Struct, frozen=True):
     """What of a service can be seen."""
 
+    name: str
     apis: list[Api]
     workers: int
+    max_concurrency: int | None
 
 
 def entry_of(version: Path) -> tuple[str, str | None]:
@@ -65,16 +70,19 @@ def read(version: Path) -> Read:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ManifestError(f"{file}: is no Python: {error}") from error
     apis: list[Api] = []
-    workers = 1
+    name, workers, most = "", 1, None
     for cls in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
         said = next((words for name, words in _decorators(cls) if name == "service"), None)
         if said is None:
             continue
+        name = said.get("name") if isinstance(said.get("name"), str) else cls.name
         workers = max(workers, _whole(said.get("workers"), 1))
+        traffic = said.get("traffic")
+        most = _whole(traffic.get("max_concurrency"), 0) or None if isinstance(traffic, dict) else most
         for method in cls.body:
             if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
                 apis += [_api(method.name, kind, words) for kind, words in _decorators(method) if kind in _KINDS]
-    return Read(apis, min(workers, 64))
+    return Read(name, apis, workers, most)
 
 
 _KINDS = ("api", "task")
@@ -111,27 +119,35 @@ def _whole(value: Any, usual: int) -> int:
 
 
 def served(manifest: Manifest, version: Path) -> Manifest:
-    """The manifest with what service.py says; model.toml outranks it. Raises ManifestError.
+    """The manifest with what service.py and bentoml_configuration.yaml say; model.toml outranks them.
 
     A service without a batchable API gets its requests one by one. A request that could not begin within
-    max_latency_ms is given up, as BentoML's dispatcher does.
+    max_latency_ms is given up, as BentoML's dispatcher does; max_concurrency is how many may wait.
+
+    Raises ManifestError.
     """
     if manifest.inputs or manifest.outputs:
         raise ManifestError("[inputs] and [outputs] are for arrays: a service says itself what it takes")
     found = read(version)
-    batched = [api for api in found.apis if api.batchable]
-    batching, limits, instances = manifest.batching, manifest.limits, manifest.instances
-    written = {section: manifest.config.get(section, {}) for section in ("batching", "limits", "resources")}
-    if "max_batch_size" not in written["batching"]:
-        batching = msgspec.structs.replace(
-            batching, max_batch_size=max((api.max_batch_size for api in batched), default=1)
-        )
-    if "queue_timeout_s" not in written["limits"] and batched and not any(api.is_task for api in found.apis):
-        longest = max(api.max_latency_ms for api in batched) / 1000
-        if longest < MAX_LATENCY_MS / 1000:
-            limits = msgspec.structs.replace(limits, queue_timeout_s=longest)
-    if "timeout_s" not in written["limits"] and any(api.is_task for api in found.apis):
-        limits = msgspec.structs.replace(limits, timeout_s=TASK_TIMEOUT_S)
-    if "instances" not in written["resources"]:
-        instances = found.workers
-    return msgspec.structs.replace(manifest, batching=batching, limits=limits, instances=instances)
+    said = configuration.of_service(version, found.name)
+    batched, tasks = [api for api in found.apis if api.batchable], any(api.is_task for api in found.apis)
+    batching: dict[str, Any] = {"max_batch_size": max((api.max_batch_size for api in batched), default=1)}
+    if (most := said.traffic.max_concurrency or found.max_concurrency) is not None:
+        batching["max_queue"] = most
+    limits: dict[str, Any] = {"timeout_s": TASK_TIMEOUT_S} if tasks else {}
+    longest = max((api.max_latency_ms for api in batched), default=MAX_LATENCY_MS)
+    if longest < MAX_LATENCY_MS and not tasks:
+        limits["queue_timeout_s"] = longest / 1000
+    instances = min(said.processes or found.workers, 64)
+    return msgspec.structs.replace(
+        manifest,
+        batching=_unless_written(manifest, "batching", manifest.batching, batching),
+        limits=_unless_written(manifest, "limits", manifest.limits, limits),
+        instances=manifest.instances if "instances" in manifest.config.get("resources", {}) else instances,
+    )
+
+
+def _unless_written(manifest: Manifest, section: str, value: S, said: dict[str, Any]) -> S:
+    """With what is said, but for the keys that model.toml has."""
+    written = manifest.config.get(section, {})
+    return msgspec.structs.replace(value, **{key: one for key, one in said.items() if key not in written})

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from headway.bentoml import MODEL, yaml_of
+from headway.bentoml import MODEL, configuration, yaml_of
 from headway.errors import ManifestError
 from headway.manifest import Items, Manifest, Tensor
 
@@ -100,16 +100,22 @@ def served(manifest: Manifest, version: Path) -> Manifest:
     elif method not in signatures:
         raise ManifestError(f"[config] method is {method!r}, and {version / MODEL} has {', '.join(signatures)}")
     items, size = _batched(signatures, method, version)
-    batching = manifest.batching
-    written = manifest.config.get("batching", {})
-    if "max_batch_size" not in written:
-        batching = msgspec.structs.replace(batching, max_batch_size=size)
+    said = configuration.of_model(version).batching
+    if said.enabled is False:
+        items, size = "alone", 1
+    batching, limits = manifest.batching, manifest.limits
+    if "max_batch_size" not in manifest.config.get("batching", {}):
+        most = said.max_batch_size if items == "joined" else None
+        batching = msgspec.structs.replace(batching, max_batch_size=most or size)
+    if "queue_timeout_s" not in manifest.config.get("limits", {}) and said.max_latency_ms is not None:
+        limits = msgspec.structs.replace(limits, queue_timeout_s=said.max_latency_ms / 1000)
     call = Call(described.module, method, list(signatures), described.options)
     config = {**manifest.config, CALL: msgspec.to_builtins(call)}
     return msgspec.structs.replace(
         manifest,
         items=items,
         batching=batching,
+        limits=limits,
         config=config,
         inputs=_with_rows(manifest.inputs),
         outputs=_with_rows(manifest.outputs),

@@ -75,15 +75,58 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
         stored = bentos.stored(models, "iris", version, "bentoml.sklearn", signatures=signatures)
         joblib.dump(LogisticRegression().fit(rows, fit), stored / "saved_model.pkl")
     bentos.trusted(models, "iris")
-    for name, source in (("times", TIMES), ("pairs", PAIRS)):
+    for name, file, source in (
+        ("times", "model.py", TIMES),
+        ("pairs", "model.py", PAIRS),
+        ("petals", "service.py", FLOWERS),
+        ("composed", "service.py", COMPOSED),
+    ):
         (models / name / "1").mkdir(parents=True)
-        (models / name / "1" / "model.py").write_text(source)
+        (models / name / "1" / file).write_text(source)
     (models / "pairs" / "model.toml").write_text(PAIRS_TOML)
     redis.Redis.from_url(redis_url).flushall()
     options = ["--redis-url", redis_url, "--dialect", "bentoml=0"]
     with Spoken(folder, options=options, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}) as up:
         wait_until(lambda: up.ask("GET", "/readyz").status_code == 200, 60, "the services to be loaded")
         yield up
+
+
+COMPOSED = """
+import bentoml
+
+@bentoml.service
+class Inner:
+    @bentoml.api
+    def f(self) -> int:
+        return 1
+
+@bentoml.service
+class Outer:
+    inner = bentoml.depends(Inner)
+"""
+FLOWERS = """
+import bentoml
+import numpy as np
+
+@bentoml.service(traffic={"timeout": 50})
+class Flowers:
+    stored = bentoml.models.BentoModel("iris:k7x2")
+
+    def __init__(self) -> None:
+        self.model = bentoml.sklearn.load_model(self.stored)
+
+    @bentoml.on_startup
+    def begin(self) -> None:
+        self.names = ["small", "large"]
+
+    @bentoml.api(batchable=True)
+    async def name_of(self, rows: np.ndarray) -> list[str]:
+        return [self.names[one] for one in self.model.predict(rows)]
+
+    @bentoml.api
+    def add(self, a: int) -> str:
+        return "the other add"
+"""
 
 
 @pytest.mark.parametrize("system", ["bentoml", "bentoml-tasks"])
@@ -144,9 +187,7 @@ def test_a_stored_model_has_a_route_for_each_method_and_its_latest_file_decides(
     assert older.json() == {"predictions": [[1, 0]]}
     (headway.folder / "models" / "iris" / "latest").write_text("first")
     wait_until(lambda: headway.call("/iris", rows) == [1, 0], 20, "the other version to be the latest")
-    (headway.folder / "models" / "iris" / "latest").write_text("k7x2")
-    wait_until(lambda: headway.call("/iris", rows) == [0, 1], 20, "the first one again")
-    assert headway.call("/iris/predict_proba", rows) == probabilities.tolist()
+    assert headway.call("/iris/predict_proba", rows) != probabilities.tolist()
 
 
 def test_requests_of_a_stored_model_are_joined_row_by_row(headway: Spoken) -> None:
@@ -191,17 +232,17 @@ def test_one_bad_request_of_a_batch_fails_alone(headway: Spoken) -> None:
 
 
 def test_a_task_survives_a_crash_of_everything_that_computes(headway: Spoken) -> None:
-    task = headway.call("/slow/submit", {"seconds": 1.0})["task_id"]
+    task = headway.call("/slow/submit", {"seconds": 0.7})["task_id"]
     wait_until(
         lambda: headway.ask("GET", f"/slow/status?task_id={task}").json()["status"] == "in_progress", 20, "its begin"
     )
     os.kill(headway.pid_of("worker"), signal.SIGKILL)
     assert headway.ended("/slow", task) == "completed"
-    assert headway.read(f"/slow/get?task_id={task}") == {"slept": 1.0, "then": "done"}
+    assert headway.read(f"/slow/get?task_id={task}") == {"slept": 0.7, "then": "done"}
 
 
 def test_a_queued_task_is_pending_and_its_cancel_is_at_once(headway: Spoken) -> None:
-    first = headway.call("/slow/submit", {"seconds": 2.0})["task_id"]
+    first = headway.call("/slow/submit", {"seconds": 0.5})["task_id"]
     tasks = [headway.call("/slow/submit", {"seconds": 0.0})["task_id"] for _ in range(30)]
     last = tasks[-1]
     assert headway.read(f"/slow/status?task_id={last}") == {
@@ -236,6 +277,25 @@ def test_a_plain_call_may_be_a_job_and_native_clients_call_the_service(headway: 
     native = f"{headway.data_url}/v1/models/measures:predict"
     reply = httpx.post(native, json={"instances": [{"add": {"a": 2}}, {"total": [1, 2]}]}, timeout=60)
     assert reply.json() == {"predictions": [4.5, 3.0]}
+
+
+def test_a_service_loads_models_of_the_store_beside_it_and_keeps_its_own_route(headway: Spoken) -> None:
+    assert headway.call("/name_of", {"rows": [[0.0, 0.0], [3.0, 3.0]]}) == ["small", "large"]
+    assert headway.call("/add", {"a": 1}) == 3.5  # the first service by name has the route
+    other = headway.ask("POST", "/petals/add", json={"a": 1})
+    assert (other.text, other.headers["content-type"]) == ("the other add", "text/plain; charset=utf-8")
+    names = [route["name"] for route in headway.read("/schema.json")["routes"]]
+    assert {"add", "petals_add", "name_of"} <= set(names)
+
+
+def test_what_is_not_there_of_bentoml_is_the_reason_why_a_service_does_not_load(headway: Spoken) -> None:
+    def reason() -> str | None:
+        versions = httpx.get(f"{headway.data_url}/v1/models/composed").json()["versions"]
+        return versions[0]["reason"] if versions[0]["state"] == "failed" else None
+
+    said = wait_until(reason, 20, "the service to fail")
+    assert said == "bentoml.depends is not there: a service of Headway's is one class with APIs and tasks"
+    assert headway.ask("POST", "/f").status_code == 404
 
 
 def test_metrics_have_bentomls_names(headway: Spoken) -> None:

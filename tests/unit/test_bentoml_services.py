@@ -8,9 +8,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from headway import versions
-from headway.bentoml import service
+from headway.bentoml import configuration, service, store
 from headway.errors import ManifestError
 from headway.manifest import Manifest, Tensor
+from tests import bentos
 from workers.loaders.bentoml_sdk.descriptors import DType, Upload
 from workers.loaders.bentoml_sdk.exceptions import Unsupported
 from workers.loaders.bentoml_sdk.methods import Method, api, task
@@ -172,3 +173,44 @@ def test_defaults_in_a_field_hold_for_calls_between_methods() -> None:
 
     assert isinstance(Adds.more, Method)
     assert Adds().more(1) == 30
+
+
+CONFIGURED = """
+services:
+  traffic: {timeout: 30}
+  Rows:
+    traffic: {max_concurrency: 12}
+    workers: 3
+runners:
+  batching: {max_batch_size: 9, max_latency_ms: 800}
+  quiet:
+    batching: {enabled: false}
+"""
+
+
+def test_a_configuration_file_outranks_the_decorators_and_model_toml_outranks_both(tmp_path: Path) -> None:
+    version = written(tmp_path)
+    (version / "bentoml_configuration.yaml").write_text(CONFIGURED)
+    served = service.served(Manifest(), version)
+    assert (served.batching.max_queue, served.instances) == (12, 3)
+    assert configuration.of_service(version, "Rows").traffic.timeout == 30
+    written_down = Manifest(config={"batching": {"max_queue": 10_000}, "resources": {"instances": 1}})
+    served = service.served(written_down, version)
+    assert (served.batching.max_queue, served.instances) == (10_000, 1)
+
+
+def test_runners_of_a_configuration_are_stored_models(tmp_path: Path) -> None:
+    for name in ("loud", "quiet"):
+        folder = bentos.stored(tmp_path, name, "a", "bentoml.onnx", signatures={"run": bentos.BATCHED})
+        (folder / "saved_model.onnx").write_bytes(b"")
+        (folder.parent / "bentoml_configuration.yaml").write_text(CONFIGURED)
+    loud = store.served(Manifest(), tmp_path / "loud" / "a")
+    assert (loud.items, loud.batching.max_batch_size, loud.limits.queue_timeout_s) == ("joined", 9, 0.8)
+    assert store.served(Manifest(), tmp_path / "quiet" / "a").items == "alone"
+
+
+def test_a_configuration_that_makes_no_sense_names_the_key(tmp_path: Path) -> None:
+    version = written(tmp_path)
+    (version / "bentoml_configuration.yaml").write_text("services: {traffic: {timeout: -1}}\n")
+    with pytest.raises(ManifestError, match=r"traffic\.timeout"):
+        service.served(Manifest(), version)

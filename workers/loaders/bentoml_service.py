@@ -30,6 +30,7 @@ import pydantic
 
 from batching.outcomes import BYTES, Raw, invalid
 from headway import bentoml, envelopes
+from headway.bentoml import configuration
 from headway.bentoml import service as reading
 from headway.errors import ItemCode, ItemFailed
 from headway.manifest import Graph, Manifest, Tensor
@@ -63,11 +64,11 @@ class ServiceModel:
 
     framework = "bentoml.service"
 
-    def __init__(self, service: services.Service, instance: Any) -> None:
+    def __init__(self, service: services.Service, instance: Any, timeout_s: float) -> None:
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         routes = [_route(method) for method in service.apis.values()]
-        said = bentoml.Routes(name=service.name, routes=routes, timeout_s=service.timeout_s or bentoml.TIMEOUT_S)
+        said = bentoml.Routes(name=service.name, routes=routes, timeout_s=timeout_s)
         self.said = {"bentoml": msgspec.to_builtins(said)}
         self._apis = service.apis
         self._by_route = {method.route: method for method in service.apis.values()}
@@ -229,7 +230,8 @@ def load(manifest: Manifest, context: Context) -> ServiceModel:
         raise Unloadable(f"the service needs {error.name}, which is not installed where Headway is") from error
     if not service.apis:
         raise Unloadable(f"{service.name} has no method of @bentoml.api or @bentoml.task")
-    return ServiceModel(service, instance)
+    configured = configuration.of_service(context.path, service.name).traffic.timeout
+    return ServiceModel(service, instance, configured or service.timeout_s or bentoml.TIMEOUT_S)
 
 
 def _service(module: ModuleType, attribute: str | None) -> services.Service:
