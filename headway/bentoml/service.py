@@ -75,7 +75,7 @@ def read(version: Path) -> Read:
         said = next((words for name, words in _decorators(cls) if name == "service"), None)
         if said is None:
             continue
-        name = said.get("name") if isinstance(said.get("name"), str) else cls.name
+        name = str(said.get("name") or cls.name)
         workers = max(workers, _whole(said.get("workers"), 1))
         traffic = said.get("traffic")
         most = _whole(traffic.get("max_concurrency"), 0) or None if isinstance(traffic, dict) else most

@@ -86,7 +86,8 @@ def headway(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterato
     (models / "pairs" / "model.toml").write_text(PAIRS_TOML)
     redis.Redis.from_url(redis_url).flushall()
     options = ["--redis-url", redis_url, "--dialect", "bentoml=0"]
-    with Spoken(folder, options=options, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}) as up:
+    up = Spoken(folder, options=options, environ={"HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"})
+    with up:
         wait_until(lambda: up.ask("GET", "/readyz").status_code == 200, 60, "the services to be loaded")
         yield up
 

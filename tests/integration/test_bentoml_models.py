@@ -23,6 +23,8 @@ from tests import bentos
 from tests.bentos import BATCHED
 from tests.graphs import doubling
 from workers.loaders import LoadedModel, Unloadable, load
+from workers.loaders.bentoml_sdk import stored
+from workers.loaders.bentoml_sdk.exceptions import NotFound, Unsupported
 
 ROWS = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
 CLASSES = np.array([0, 0, 1, 1])
@@ -113,7 +115,7 @@ def test_lightgbm_is_loaded_from_its_text(tmp_path: Path) -> None:
     folder = bentos.stored(tmp_path, "trees", "a", "bentoml.lightgbm")
     made.save_model(folder / "saved_model.ubj")
     (answer,) = asked(loaded(tmp_path), {"data": ROWS})
-    assert answer.tolist() == made.predict(ROWS).tolist()
+    assert answer.tolist() == np.asarray(made.predict(ROWS)).tolist()
     file = folder / "saved_model.ubj"
     file.write_text(file.read_text()[:400])
     with pytest.raises(Unloadable, match=r"saved_model\.ubj"):
@@ -161,3 +163,18 @@ def test_what_was_pickled_with_a_class_that_is_not_here_says_which(tmp_path: Pat
     (folder / "saved_model.pkl").write_bytes(pickle.dumps({"no": "model"}))
     with pytest.raises(Unloadable, match="holds a dict, which has no method 'predict'"):
         loaded(tmp_path)
+
+
+def test_a_service_reads_no_pickle_that_model_toml_does_not_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bentos.stored(tmp_path, "iris", "a", "bentoml.sklearn")
+    joblib.dump(LogisticRegression().fit(ROWS, CLASSES), folder / "saved_model.pkl")
+    monkeypatch.setattr(stored.place, "models", tmp_path)
+    with pytest.raises(Unsupported, match="iris:a: to read its model file is to unpickle it"):
+        stored.file_of("iris:latest", "bentoml.sklearn")
+    bentos.trusted(tmp_path, "iris")
+    assert stored.file_of("iris", "bentoml.sklearn") == folder / "saved_model.pkl"
+    for tag in ("../iris:a", "iris:../iris/a", "iris:b", "other", "iris:a/.."):
+        with pytest.raises(NotFound):
+            stored.get(tag)

@@ -110,7 +110,7 @@ def test_a_model_within_itself_is_written_out_so_far() -> None:
 
 def test_arrays_in_lists_and_alternatives_are_parsed() -> None:
     @api
-    def f(self: Any, arrays: list[np.ndarray], more: Annotated[np.ndarray, DType("int8")] | None = None) -> Any:  # type: ignore[type-arg]
+    def f(self: Any, arrays: list[np.ndarray], more: Annotated[np.ndarray, DType("int8")] | None = None) -> Any:
         return arrays
 
     arguments = f.input.of_json(b'{"arrays": [[1, 2], [3]], "more": [4]}')

@@ -5,9 +5,8 @@ request may name one in `method`, once for each row. What has to be unpickled is
 """
 
 import logging
-import pickle
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from headway.bentoml import store
 from headway.manifest import Manifest, Tensor
 from headway.model import Context, InvalidInput
 from headway.versions import UNTRUSTED
-from workers.loaders import LoadedModel, Unloadable, rowed
+from workers.loaders import LoadedModel, Unloadable, bentoml_pickles, rowed
 
 logger = logging.getLogger(__name__)
 
@@ -103,16 +102,7 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
 
 
 def _estimator(manifest: Manifest, context: Context, call: store.Call, file: Path) -> LoadedModel:
-    try:
-        if call.module == "bentoml.sklearn":
-            import joblib
-
-            made = joblib.load(file)
-        else:
-            with file.open("rb") as stream:
-                made = pickle.load(stream)  # noqa: S301 the operator trusts it, and the log says so
-    except ModuleNotFoundError as error:
-        raise Unloadable(f"{file.name} needs {error.name}, which is not installed where Headway is") from error
+    made = (bentoml_pickles.estimator if call.module == "bentoml.sklearn" else bentoml_pickles.anything)(file)
     features = getattr(made, "n_features_in_", None)
     known = {INPUT: Tensor("float64", (-1, int(features)))} if features else {}
     return MethodsModel(_methods(made, call, file), call.method, manifest.inputs or known, manifest)
@@ -123,10 +113,7 @@ def _xgboost(manifest: Manifest, context: Context, call: store.Call, file: Path)
         import xgboost
     except ImportError as error:
         raise Unloadable("it needs XGBoost: pip install 'headway[xgboost]'") from error
-    kind = call.options.get("model_class", "Booster")
-    cls = getattr(xgboost, str(kind), None)
-    if not (isinstance(cls, type) and issubclass(cls, xgboost.Booster | xgboost.XGBModel)):
-        raise Unloadable(f"model.yaml says that it is a {str(kind)[:80]!r}, which is none of XGBoost's models")
+    cls = xgboost_class(call.options)
     try:
         made = cls()
         made.load_model(str(file))
@@ -141,6 +128,17 @@ def _xgboost(manifest: Manifest, context: Context, call: store.Call, file: Path)
         booster = made.get_booster()
     known = {INPUT: Tensor("float32", (-1, int(booster.num_features())), nullable=True)}
     return MethodsModel(methods, call.method, manifest.inputs or known, manifest)
+
+
+def xgboost_class(options: Mapping[str, Any]) -> Any:
+    """That a model was saved as. Raises Unloadable."""
+    import xgboost
+
+    kind = str(options.get("model_class", "Booster"))
+    cls = getattr(xgboost, kind, None)
+    if not (isinstance(cls, type) and issubclass(cls, xgboost.Booster | xgboost.XGBModel)):
+        raise Unloadable(f"model.yaml says that it is a {kind[:80]!r}, which is none of XGBoost's models")
+    return cls
 
 
 def _lightgbm(manifest: Manifest, context: Context, call: store.Call, file: Path) -> LoadedModel:
@@ -178,12 +176,7 @@ def _pytorch(manifest: Manifest, context: Context, call: store.Call, file: Path)
 
     if not manifest.inputs:
         raise Unloadable(f"{file.name} does not say what it takes: declare it, [inputs.NAME]")
-    try:
-        module = torch.load(file, map_location=context.device, weights_only=False)
-    except (AttributeError, ModuleNotFoundError) as error:
-        raise Unloadable(
-            f"{file.name} is a pickle of a class that is not installed where Headway is: {error}"
-        ) from error
+    module = bentoml_pickles.module(file, context.device)
     if not isinstance(module, torch.nn.Module):
         raise Unloadable(f"{file.name} holds a {type(module).__name__}, and should hold a torch.nn.Module")
     return weights.WeightsModel(module.to(context.device).eval(), manifest, context.device)

@@ -18,7 +18,7 @@ def say(step: str, value: Any) -> None:
 
 async def ended(task: Any, *statuses: str) -> str:
     for _ in range(400):
-        status = (await task.get_status()).value
+        status: str = (await task.get_status()).value
         if status in statuses:
             return status
         await asyncio.sleep(0.05)

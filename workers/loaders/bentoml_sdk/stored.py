@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-from headway import bentoml
+from headway import bentoml, manifest
 from headway.bentoml import store
 from headway.errors import ManifestError
-from workers.loaders.bentoml_sdk.exceptions import NotFound
+from headway.versions import UNTRUSTED
+from workers.loaders.bentoml_sdk.exceptions import NotFound, Unsupported
 
 
 class Place:
@@ -66,15 +66,11 @@ def get(tag: "str | Model") -> Model:
         raise NotFound(str(error)) from error
 
 
-def file_of(tag: "str | Model", module: str) -> str:
-    """The file of a model that this module has written. Raises NotFound."""
+def file_of(tag: "str | Model", module: str) -> Path:
+    """The file of a model that this module has written. Raises NotFound; Unsupported for a pickle nobody trusts."""
     model = get(tag)
     if model.info.module != module:
         raise NotFound(f"{model.tag} was saved with {model.info.module}, and not with {module}")
-    return model.path_of(store.FILES[module])
-
-
-def unpickled(tag: "str | Model", module: str) -> Any:
-    import joblib
-
-    return joblib.load(file_of(tag, module))
+    if module in store.PICKLED and not manifest.read(Path(model.path).parent).artifact.trust:
+        raise Unsupported(f"{model.tag}: {UNTRUSTED}")
+    return Path(model.path_of(store.FILES[module]))

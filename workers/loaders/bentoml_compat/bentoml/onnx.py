@@ -8,7 +8,7 @@ from workers.loaders.bentoml_sdk.stored import Model, file_of, get
 def load_model(tag: str | Model, *, providers: Any = None, session_options: Any = None) -> Any:
     import onnxruntime
 
-    file = file_of(tag, "bentoml.onnx")
+    file = str(file_of(tag, "bentoml.onnx"))
     return onnxruntime.InferenceSession(file, session_options, providers=providers or ["CPUExecutionProvider"])
 
 

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from workers.loaders.bentoml_sdk.stored import Model, get, unpickled
+from workers.loaders.bentoml_pickles import anything
+from workers.loaders.bentoml_sdk.stored import Model, file_of, get
 
 
 def load_model(tag: str | Model) -> Any:
-    return unpickled(tag, "bentoml.picklable_model")
+    return anything(file_of(tag, "bentoml.picklable_model"))
 
 
 __all__ = ["get", "load_model"]

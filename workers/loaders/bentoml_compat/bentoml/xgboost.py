@@ -2,15 +2,13 @@
 
 from typing import Any
 
+from workers.loaders.bentoml import xgboost_class
 from workers.loaders.bentoml_sdk.stored import Model, file_of, get
 
 
 def load_model(tag: str | Model) -> Any:
-    import xgboost
-
-    file = file_of(tag, "bentoml.xgboost")
-    made = getattr(xgboost, str(get(tag).info.options.get("model_class", "Booster")))()
-    made.load_model(file)
+    made = xgboost_class(get(tag).info.options)()
+    made.load_model(str(file_of(tag, "bentoml.xgboost")))
     return made
 
 
