@@ -106,10 +106,18 @@ class Outer:
     inner = bentoml.depends(Inner)
 """
 FLOWERS = """
-import bentoml
-import numpy as np
+import time
+from pathlib import Path
+from typing import AsyncGenerator
 
-@bentoml.service(traffic={"timeout": 50})
+import bentoml
+
+with bentoml.importing():
+    import numpy as np
+
+image = bentoml.images.Image(python_version="3.11").python_packages("numpy")
+
+@bentoml.service(traffic={"timeout": 50}, image=image, envs=[{"name": "A"}])
 class Flowers:
     stored = bentoml.models.BentoModel("iris:k7x2")
 
@@ -127,6 +135,16 @@ class Flowers:
     @bentoml.api
     def add(self, a: int) -> str:
         return "the other add"
+
+    @bentoml.api
+    async def tell(self, first: str, after: str, fail: bool = False) -> AsyncGenerator[str, None]:
+        yield first
+        until = time.monotonic() + 20
+        while after and not Path(after).exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        if fail:
+            raise ValueError("behind the first piece")
+        yield "é" * 100_000
 """
 
 
@@ -290,6 +308,26 @@ def test_a_service_loads_models_of_the_store_beside_it_and_keeps_its_own_route(h
     assert (other.text, other.headers["content-type"]) == ("the other add", "text/plain; charset=utf-8")
     names = [route["name"] for route in headway.read("/schema.json")["routes"]]
     assert {"add", "petals_add", "name_of"} <= set(names)
+
+
+def test_an_api_that_yields_is_answered_piece_by_piece(headway: Spoken, tmp_path: Path) -> None:
+    url, heard = headway.urls["bentoml.http"] + "/tell", tmp_path / "heard"
+    with httpx.stream("POST", url, json={"first": "one ", "after": str(heard)}, timeout=60) as answer:
+        assert (answer.status_code, answer.headers["transfer-encoding"]) == (200, "chunked")
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        pieces = answer.iter_text()
+        assert next(pieces) == "one "
+        heard.touch()
+        assert "".join(pieces) == "é" * 100_000
+    whole = headway.ask("POST", "/tell", json={"first": "", "after": ""})
+    assert whole.text == "é" * 100_000
+    heard.unlink()
+    with httpx.stream("POST", url, json={"first": "one", "after": str(heard), "fail": True}, timeout=60) as answer:
+        pieces = answer.iter_text()
+        assert next(pieces) == "one"
+        heard.touch()
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            next(pieces)
 
 
 def test_what_is_not_there_of_bentoml_is_the_reason_why_a_service_does_not_load(headway: Spoken) -> None:

@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 _COMPAT = Path(__file__).with_name("bentoml_compat")
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _UNEXPECTED = "An unexpected error has occurred, please check the server log."
+#: Characters of a piece that is told as text, and bytes of a longer one that are told at a time.
+_MOST_TEXT = 16 * 1024
+_MOST_PIECE = 128 * 1024
 #: Bytes of what is told about a request that is not as it should be.
 _MOST_TOLD = 8_000
 
@@ -132,7 +135,7 @@ class ServiceModel:
             try:
                 answer = self._calls[request.method.name](*_positional(request), **_named(request))
                 if request.method.is_stream:
-                    return _reply(request, _joined(request, [part async for part in answer]))
+                    return _reply(request, _joined([_emitted(request, part) async for part in answer]))
                 return _reply(request, await answer)
             except Exception as error:
                 return error
@@ -152,7 +155,7 @@ class ServiceModel:
         call = self._calls[request.method.name]
         answer = call(*_positional(request), **_named(request))
         if request.method.is_stream:
-            answer = _joined(request, list(answer))
+            answer = _joined([_emitted(request, part) for part in answer])
         return _reply(request, answer)
 
     def _batched(self, requests: Mapping[int, _Request]) -> Iterator[tuple[int, Any]]:
@@ -364,16 +367,24 @@ def _cut(answer: Any, start: int, end: int, dimension: int) -> Any:
 # ── replies ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _joined(request: _Request, parts: list[Any]) -> str | bytes:
-    """What a generator has yielded, one behind the other; who follows the prediction's events has them by one."""
-    written = [
-        part if isinstance(part, str | bytes) else json.dumps(request.method.output.rendered(part)) for part in parts
-    ]
-    for part in written:
-        request.item.emit(part)
-    if all(isinstance(part, str) for part in written):
-        return "".join(map(str, written))
-    return b"".join(part if isinstance(part, bytes) else part.encode() for part in written)
+def _emitted(request: _Request, part: Any) -> str | bytes:
+    """A piece, which whoever waits is sent at once. Raises ValidationError for what is not as annotated."""
+    written = part if isinstance(part, str | bytes) else json.dumps(request.method.output.rendered(part))
+    if isinstance(written, str) and len(written) <= _MOST_TEXT:
+        request.item.emit(written)
+        return written
+    body = written if isinstance(written, bytes) else written.encode()
+    for at in range(0, len(body), _MOST_PIECE):
+        message = envelopes.Response(200, "", {}, body[at : at + _MOST_PIECE])
+        request.item.emit(Raw(envelopes.RESPONSE, envelopes.pack_response(message)))
+    return written
+
+
+def _joined(parts: list[str | bytes]) -> str | bytes:
+    """What a generator has yielded, one behind the other."""
+    if all(isinstance(part, str) for part in parts):
+        return "".join(map(str, parts))
+    return b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
 
 
 def _reply(request: _Request, answer: Any) -> Any:

@@ -1,9 +1,9 @@
 """A call of a route, and an answer that is waited for."""
 
-from api.answers import Answer
+from api.answers import Answer, Streamed
 from api.asking import ask
 from api.dialects import jobs
-from api.dialects.bentoml import counters, errors, replies, requests, tasks
+from api.dialects.bentoml import counters, errors, replies, requests, streams, tasks
 from api.dialects.bentoml.routes import VERBS, Found, find
 from api.endpoint import EndpointFunction
 from api.exchange import Call
@@ -15,13 +15,13 @@ from headway.states import Status
 def called_by(method: str) -> EndpointFunction:
     """What answers at every path that is none of the server's own, for one method."""
 
-    async def answer(service: Service, call: Call) -> Answer:
+    async def answer(service: Service, call: Call) -> Answer | Streamed:
         return await _answer(service, call, method)
 
     return answer
 
 
-async def _answer(service: Service, call: Call, method: str) -> Answer:
+async def _answer(service: Service, call: Call, method: str) -> Answer | Streamed:
     """Raises Refused."""
     found = find(service, call.path)
     if found is None:
@@ -36,6 +36,7 @@ async def _answer(service: Service, call: Call, method: str) -> Answer:
     if method != wanted:
         raise errors.not_allowed("HEAD, GET" if wanted == "GET" else wanted)
     with counters.counted(call.path, route) as status:
+        answer: Answer | Streamed
         try:
             answer = await (tasks.VERBS[verb](service, call, route) if verb else predict(service, call, route))
         except (errors.Refused, Problem) as refused:
@@ -46,8 +47,8 @@ async def _answer(service: Service, call: Call, method: str) -> Answer:
         return answer
 
 
-async def predict(service: Service, call: Call, found: Found) -> Answer:
-    """What the model answers; or 202 and a job where one was asked for."""
+async def predict(service: Service, call: Call, found: Found) -> Answer | Streamed:
+    """What the model answers, piece by piece where it yields; or 202 and a job where one was asked for."""
     service.submitter.check_room()
     body = await call.body(service.settings.max_body_bytes)
     asked = await requests.prepare(service, call, found, body)
@@ -60,7 +61,17 @@ async def predict(service: Service, call: Call, found: Found) -> Answer:
         for row, value in zip(asked.rows, asked.values, strict=True):
             service.shadows.copy(row, row.body, value)
 
-    answers = await ask(service, call, asked.rows, asked.target.at_most, within_s=found.timeout_s, accepted=copied)
+    answers = await ask(
+        service,
+        call,
+        asked.rows,
+        asked.target.at_most,
+        within_s=found.timeout_s,
+        accepted=copied,
+        until_report=call.takes_pieces and bool(found.route.output.get("is_stream")),
+    )
+    if answers.reported:
+        return await streams.streamed(service, call, found, asked.rows[0].id, asked.target.timeout_s)
     outputs = []
     for row in asked.rows:
         end = answers.ended.get(row.id)

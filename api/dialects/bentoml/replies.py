@@ -67,13 +67,13 @@ def reply(found: Found, outputs: list[Output], *, single: bool) -> Answer:
     if output.type == envelopes.RESPONSE:
         said = envelopes.unpack_response(output.body)
         headers = [
-            (name.lower().encode(), _charset(value).encode("utf-8", "surrogateescape"))
+            (name.lower().encode(), with_charset(value).encode("utf-8", "surrogateescape"))
             for name, value in said.headers.items()
             if name.lower() not in _NOT_THEIRS
         ]
         return Answer(said.status, said.body, headers)
     type_ = found.route.media_type if output.type == _BYTES and found.api is not None else output.type or _BYTES
-    return Answer(200, output.body, ((b"content-type", _charset(type_).encode()),))
+    return Answer(200, output.body, ((b"content-type", with_charset(type_).encode()),))
 
 
 def _json(value: Any) -> Answer:
@@ -84,10 +84,11 @@ def _text(found: Found, text: str) -> Answer:
     """As it is. Of what is no service nobody has said that it is text, so it is JSON."""
     if found.api is None:
         return _json(text)
-    return Answer(200, text.encode(), ((b"content-type", _charset(found.route.media_type).encode()),))
+    return Answer(200, text.encode(), ((b"content-type", with_charset(found.route.media_type).encode()),))
 
 
-def _charset(type_: str) -> str:
+def with_charset(type_: str) -> str:
+    """As it is said of text."""
     return f"{type_}; charset=utf-8" if type_.startswith("text/") and "charset" not in type_ else type_
 
 

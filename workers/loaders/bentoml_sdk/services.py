@@ -1,5 +1,6 @@
 """@bentoml.service, and what a method may ask of the request that it is called for."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -85,6 +86,11 @@ class Context:
 def on_startup(func: Callable[..., Any]) -> Callable[..., Any]:
     func.__bentoml_startup_hook__ = True  # type: ignore[attr-defined]
     return func
+
+
+def importing() -> contextlib.AbstractContextManager[None]:
+    """Around imports of what only the server has: here it has to be there, and what is missing is named."""
+    return contextlib.nullcontext()
 
 
 def unheeded(func: Callable[..., Any]) -> Callable[..., Any]:

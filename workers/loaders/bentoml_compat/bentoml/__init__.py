@@ -5,16 +5,16 @@ from typing import Any, NoReturn
 from pydantic import Field
 
 from workers.loaders.bentoml_sdk.methods import api, task
-from workers.loaders.bentoml_sdk.services import Context, Service, missing, on_startup, service, unheeded
+from workers.loaders.bentoml_sdk.services import Context, Service, importing, missing, on_startup, service, unheeded
 from workers.loaders.bentoml_sdk.stored import Model, Tag
 
-from . import exceptions, models, validators
+from . import exceptions, images, models, validators
 
 on_shutdown = on_deployment = unheeded
 
 __all__ = [
-    "Context", "Field", "Model", "Service", "Tag", "api", "exceptions", "models", "on_deployment", "on_shutdown",
-    "on_startup", "service", "task", "validators",
+    "Context", "Field", "Model", "Service", "Tag", "api", "exceptions", "images", "importing", "models",
+    "on_deployment", "on_shutdown", "on_startup", "service", "task", "validators",
 ]  # fmt: skip
 
 
