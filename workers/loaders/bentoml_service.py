@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import pydantic
 
-from batching.outcomes import BYTES, Raw, invalid
+from batching.outcomes import BYTES, Raw, encode, invalid
 from headway import bentoml, envelopes
 from headway.bentoml import configuration
 from headway.bentoml import service as reading
@@ -394,7 +394,7 @@ def _reply(request: _Request, answer: Any) -> Any:
     headers: dict[str, str] = {}
     if isinstance(rendered, os.PathLike):
         rendered, headers = output.file(Path(rendered))
-    if not headers and asked.status_code == 200 and not asked.headers:
+    if not headers and asked.status_code == 200 and not asked.headers and _is_storable(rendered, output.schema):
         return Raw(BYTES, rendered) if isinstance(rendered, bytes) else rendered
     if isinstance(rendered, bytes):
         body = rendered
@@ -402,6 +402,17 @@ def _reply(request: _Request, answer: Any) -> Any:
         body = rendered.encode() if isinstance(rendered, str) else json.dumps(rendered).encode()
     headers = {"content-type": output.media_type, **headers, **{str(k): str(v) for k, v in asked.headers.items()}}
     return Raw(envelopes.RESPONSE, envelopes.pack_response(envelopes.Response(asked.status_code, "", headers, body)))
+
+
+def _is_storable(rendered: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether JSON holds it: what is infinite goes out as Python writes it. In arrays pydantic has made null of that."""
+    if isinstance(rendered, str | bytes) or schema.get("type") == "tensor":
+        return True
+    try:
+        encode(rendered)
+    except ValueError:
+        return False
+    return True
 
 
 def _told(error: Exception) -> Exception:
