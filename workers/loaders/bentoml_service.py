@@ -405,7 +405,7 @@ def _reply(request: _Request, answer: Any) -> Any:
 
 
 def _is_storable(rendered: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether JSON holds it: what is infinite goes out as Python writes it. In arrays pydantic has made null of that."""
+    """Whether JSON holds it: what is infinite goes out as Python writes it. In arrays pydantic has made it null."""
     if isinstance(rendered, str | bytes) or schema.get("type") == "tensor":
         return True
     try:
