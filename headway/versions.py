@@ -37,6 +37,7 @@ ARTIFACTS = {
     "model.ubj": "xgboost",
     "model.json": "xgboost",
     "model.txt": "lightgbm",
+    bentoml.BENTO: "bentoml.service",
     bentoml.MODEL: "bentoml",
     bentoml.SERVICE: "bentoml.service",
 }

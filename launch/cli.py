@@ -505,11 +505,13 @@ def models_list(
 
 @models_app.command("import")
 def models_import(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="As `bentoml models export` wrote them.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="As `bentoml models export` or `bentoml export` wrote them.")
+    ],
     *,
     models: ModelsOption = Path("models"),
 ) -> None:
-    """Put exported models of BentoML (.bentomodel) into the models folder; no server need run."""
+    """Put exported models and services of BentoML (.bentomodel, .bento) into the models folder; no server need run."""
     from headway.bentoml.exported import unpack
 
     for file in files:

@@ -1,9 +1,9 @@
 """BentoML's model store and services: what their files say of a version folder, as a `Manifest`.
 
     store      a version of the model store: model.yaml, saved_model.*, and `latest` beside the versions
-    service    service.py with a class of @bentoml.service, as far as it can be read without being run
+    service    service.py with a class of @bentoml.service, or a Bento, as far as it can be read without being run
     configuration    bentoml_configuration.yaml
-    exported   a `.bentomodel` becomes a version folder
+    exported   a `.bentomodel` or `.bento` becomes a version folder
 
 The rule: nothing of theirs is run or unpickled here, and nothing of it needs bentoml. What is known only once the code
 has run, a loaded model says (`Routes`), and it stands in `manifest.config["bentoml"]`.
@@ -17,9 +17,10 @@ import msgspec
 from headway.errors import ManifestError
 from headway.manifest import NAME
 
-#: What makes a version folder one of the model store's, or one of a service.
+#: What makes a version folder one of the model store's, or one of a service: as it was written, or as it was built.
 MODEL = "model.yaml"
 SERVICE = "service.py"
+BENTO = "bento.yaml"
 #: Beside the versions of a model: the name of the one that is meant where nobody says which.
 LATEST = "latest"
 

@@ -1,6 +1,6 @@
-"""`.bentomodel`: a version of the model store as `bentoml models export` packs it, a tar.
+"""`.bentomodel` and `.bento`: what `bentoml models export` and `bentoml export` pack, a tar each.
 
-It becomes `NAME/VERSION` in the models folder, as its model.yaml calls it, and what `NAME/latest` names.
+It becomes `NAME/VERSION` in the models folder, as its model.yaml or bento.yaml calls it, and what `NAME/latest` names.
 """
 
 import os
@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from headway import unpacking
-from headway.bentoml import LATEST, store
+from headway.bentoml import BENTO, LATEST, service, store, yaml_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE
 
@@ -24,13 +24,13 @@ def unpack(
             folder.mkdir()
             unpacking.unpack_tar(file, unpacking.Room(folder, most_bytes, most_files))
             try:
-                described = store.read(folder)
+                names = _named(folder)
             except ManifestError as error:
                 raise ManifestError(str(error).replace(str(folder), str(file))) from error
-            for name in (described.name, described.version):
+            for name in names:
                 if not NAME.fullmatch(name):
                     raise ManifestError(f"{file}: {name[:80]!r} is no name: {NAME_RULE}")
-            target = models / described.name / described.version
+            target = models.joinpath(*names)
             if target.exists():
                 raise ManifestError(f"{file}: {target} is there")
             target.parent.mkdir(exist_ok=True)
@@ -40,6 +40,16 @@ def unpack(
     except OSError as error:
         raise ManifestError(f"{file}: cannot be unpacked into {models}: {error.strerror or error}") from error
     return target
+
+
+def _named(folder: Path) -> tuple[str, str]:
+    """(name, version). Raises ManifestError."""
+    if (folder / BENTO).is_file():
+        service.read(folder)
+        said = yaml_of(folder / BENTO)
+        return str(said.get("name", "")), str(said.get("version", ""))
+    described = store.read(folder)
+    return described.name, described.version
 
 
 def _point(version: Path) -> None:

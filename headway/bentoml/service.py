@@ -6,11 +6,11 @@ Only what stands there as a plain value is seen; where it is computed, BentoML's
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from headway.bentoml import SERVICE, configuration, yaml_of
+from headway.bentoml import BENTO, SERVICE, configuration, yaml_of
 from headway.errors import ManifestError
 from headway.manifest import Manifest
 
@@ -43,26 +43,30 @@ class Read(msgspec.Struct, frozen=True):
     max_concurrency: int | None
 
 
-def entry_of(version: Path) -> tuple[str, str | None]:
-    """(module, attribute) of the service: as bentofile.yaml says, else of service.py. Raises ManifestError."""
-    for name in _BENTOFILES:
-        if (version / name).is_file():
-            service = yaml_of(version / name).get("service")
-            if service is None:
-                break
+class Entry(NamedTuple):
+    """Where a service is."""
+
+    folder: Path  # of its sources
+    module: str
+    attribute: str | None  # None: the only one there
+
+
+def entry_of(version: Path) -> Entry:
+    """As bento.yaml or bentofile.yaml says, else of service.py. Raises ManifestError."""
+    folder = version / "src" if (version / BENTO).is_file() else version
+    for file in (version / name for name in (BENTO, *_BENTOFILES)):
+        if file.is_file() and (service := yaml_of(file).get("service")) is not None:
             module, _, attribute = str(service).partition(":")
             if not all(part.isidentifier() for part in module.split(".")):
-                raise ManifestError(
-                    f'{version / name}: service is {str(service)[:80]!r}, and should read "service:Name"'
-                )
-            return module, attribute or None
-    return SERVICE.removesuffix(".py"), None
+                raise ManifestError(f'{file}: service is {str(service)[:80]!r}, and should read "service:Name"')
+            return Entry(folder, module, attribute or None)
+    return Entry(folder, SERVICE.removesuffix(".py"), None)
 
 
 def read(version: Path) -> Read:
     """Raises ManifestError for what is no Python."""
-    module, _ = entry_of(version)
-    file = version.joinpath(*module.split(".")).with_suffix(".py")
+    entry = entry_of(version)
+    file = entry.folder.joinpath(*entry.module.split(".")).with_suffix(".py")
     try:
         tree = ast.parse(file.read_bytes(), str(file))
     except OSError as error:

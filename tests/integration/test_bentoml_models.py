@@ -170,11 +170,14 @@ def test_a_service_reads_no_pickle_that_model_toml_does_not_trust(
 ) -> None:
     folder = bentos.stored(tmp_path, "iris", "a", "bentoml.sklearn")
     joblib.dump(LogisticRegression().fit(ROWS, CLASSES), folder / "saved_model.pkl")
-    monkeypatch.setattr(stored.place, "models", tmp_path)
+    monkeypatch.setattr(stored.place, "folders", {tmp_path / "inner": True, tmp_path: False})
     with pytest.raises(Unsupported, match="iris:a: to read its model file is to unpickle it"):
         stored.file_of("iris:latest", "bentoml.sklearn")
     bentos.trusted(tmp_path, "iris")
     assert stored.file_of("iris", "bentoml.sklearn") == folder / "saved_model.pkl"
-    for tag in ("../iris:a", "iris:../iris/a", "iris:b", "other", "iris:a/.."):
+    inner = bentos.stored(tmp_path / "inner", "iris", "b", "bentoml.sklearn")
+    (inner / "saved_model.pkl").touch()
+    assert stored.file_of("iris", "bentoml.sklearn") == inner / "saved_model.pkl"
+    for tag in ("../iris:a", "iris:../iris/a", "iris:c", "other", "iris:a/.."):
         with pytest.raises(NotFound):
             stored.get(tag)

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from headway import versions
-from headway.bentoml import configuration, service, store
+from headway.bentoml import configuration, exported, service, store
 from headway.errors import ManifestError
 from headway.manifest import Manifest, Tensor
 from tests import bentos
@@ -71,7 +71,7 @@ def test_a_service_without_a_batchable_api_is_asked_one_by_one(tmp_path: Path) -
 def test_bentofile_says_where_the_service_is(tmp_path: Path) -> None:
     version = written(tmp_path)
     (version / "bentofile.yaml").write_text('service: "parts.main:Rows"\ninclude: ["*.py"]\n')
-    assert service.entry_of(version) == ("parts.main", "Rows")
+    assert service.entry_of(version) == (version, "parts.main", "Rows")
     (version / "bentofile.yaml").write_text('service: "../main"\n')
     with pytest.raises(ManifestError, match="should read"):
         service.entry_of(version)
@@ -214,3 +214,21 @@ def test_a_configuration_that_makes_no_sense_names_the_key(tmp_path: Path) -> No
     (version / "bentoml_configuration.yaml").write_text("services: {traffic: {timeout: -1}}\n")
     with pytest.raises(ManifestError, match=r"traffic\.timeout"):
         service.served(Manifest(), version)
+
+
+def test_a_bento_is_a_service_as_it_was_built_and_exported(tmp_path: Path) -> None:
+    built = tmp_path / "bentos" / "rows" / "v7x2"
+    (built / "src").mkdir(parents=True)
+    (built / "src" / "main.py").write_text(SOURCE)
+    (built / "bento.yaml").write_text("service: main:Rows\nname: rows\nversion: v7x2\nmodels: []\n")
+    (built.parent / "latest").write_text("v7x2")
+    (found,) = versions.scan(tmp_path / "bentos")
+    assert (found.framework, found.error) == ("bentoml.service", None)
+    assert found.manifest is not None
+    assert found.manifest.latest == "v7x2"
+    assert service.entry_of(built) == (built / "src", "main", "Rows")
+    assert service.read(built).name == "Rows"
+    file = bentos.exported(built, tmp_path / "rows.bento")
+    target = exported.unpack(file, tmp_path / "models")
+    assert target == tmp_path / "models" / "rows" / "v7x2"
+    assert (target / "src" / "main.py").read_text() == SOURCE

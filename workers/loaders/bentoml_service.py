@@ -212,15 +212,19 @@ async def _awaited(answer: Any) -> Any:
 def load(manifest: Manifest, context: Context) -> ServiceModel:
     if manifest.graph != Graph():
         raise Unloadable("[graph] is for graphs: a service calls torch.compile and its like itself")
+    entry = reading.entry_of(context.path)
     read_sources_only(context.path)
-    os.chdir(context.path)
-    stored.place.models = context.path.parent.parent
+    os.chdir(entry.folder)
+    sys.path.insert(0, str(entry.folder))
+    stored.place.folders = {
+        context.path / "models": manifest.artifact.trust,
+        context.path.parent.parent: False,
+    }
     for name in [name for name in sys.modules if name == "bentoml" or name.startswith("bentoml.")]:
         del sys.modules[name]
     sys.path.insert(1, str(_COMPAT))
-    module, attribute = reading.entry_of(context.path)
     try:
-        service = _service(importlib.import_module(module), attribute)
+        service = _service(importlib.import_module(entry.module), entry.attribute)
         instance = service()
         for name in dir(service.inner):
             if getattr(getattr(service.inner, name), "__bentoml_startup_hook__", False):

@@ -1,7 +1,9 @@
 """Models of a model store that a service asks for by their tag: those that lie beside it in the models folder."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from headway import bentoml, manifest
 from headway.bentoml import store
@@ -11,9 +13,12 @@ from workers.loaders.bentoml_sdk.exceptions import NotFound, Unsupported
 
 
 class Place:
-    """Where they lie; the loader says it."""
+    """Where they lie, the first that has one: in the Bento itself, or beside it. The loader says it.
 
-    models = Path()
+    With each, whether all in it is trusted; else model.toml beside a model's versions says so.
+    """
+
+    folders: Mapping[Path, bool] = MappingProxyType({})
 
 
 place = Place()
@@ -53,17 +58,15 @@ def get(tag: "str | Model") -> Model:
     if isinstance(tag, Model):
         return tag
     name, _, version = str(tag).partition(":")
-    folder = place.models / name
-    if version in ("", "latest"):
-        version = bentoml.latest(folder) or ""
-    path = folder / version
-    inside = bool(name and version) and "/" not in name + version and ".." not in (name, version)
-    if not inside or not (path / bentoml.MODEL).is_file():
-        raise NotFound(f"there is no model {tag!r} in {place.models}")
-    try:
-        return Model(path, store.read(path))
-    except ManifestError as error:
-        raise NotFound(str(error)) from error
+    for models in place.folders:
+        wanted = (bentoml.latest(models / name) or "") if version in ("", "latest") else version
+        inside = bool(name and wanted) and "/" not in name + wanted and ".." not in (name, wanted)
+        if inside and (models / name / wanted / bentoml.MODEL).is_file():
+            try:
+                return Model(models / name / wanted, store.read(models / name / wanted))
+            except ManifestError as error:
+                raise NotFound(str(error)) from error
+    raise NotFound(f"there is no model {tag!r} in {' or '.join(map(str, place.folders))}")
 
 
 def file_of(tag: "str | Model", module: str) -> Path:
@@ -71,6 +74,7 @@ def file_of(tag: "str | Model", module: str) -> Path:
     model = get(tag)
     if model.info.module != module:
         raise NotFound(f"{model.tag} was saved with {model.info.module}, and not with {module}")
-    if module in store.PICKLED and not manifest.read(Path(model.path).parent).artifact.trust:
+    folder = Path(model.path).parent
+    if module in store.PICKLED and not place.folders[folder.parent] and not manifest.read(folder).artifact.trust:
         raise Unsupported(f"{model.tag}: {UNTRUSTED}")
     return Path(model.path_of(store.FILES[module]))
