@@ -107,6 +107,7 @@ async def cancel(service: Service, call: Call, found: Found) -> Answer:
     except Problem as problem:
         if problem.code != "already_terminal":
             raise
+        row = await own(service, call, row.id)  # it may have ended meanwhile
         return errors.said({"error": f"task {row.id} is {_STATUSES[row.status]} already"}, 400)
     return errors.said({"task_id": row.id, "status": _STATUSES[row.status]})
 
