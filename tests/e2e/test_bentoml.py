@@ -262,11 +262,23 @@ def test_a_task_survives_a_crash_of_everything_that_computes(headway: Spoken) ->
     assert headway.read(f"/slow/get?task_id={task}") == {"slept": 0.7, "then": "done"}
 
 
+def submitted(headway: Spoken) -> str:
+    task: str = headway.call("/slow/submit", {"seconds": 0.0})["task_id"]
+    return task
+
+
+def held(headway: Spoken) -> str:
+    """A task that nobody has begun in a second; empty where somebody has."""
+    task = submitted(headway)
+    url = f"{headway.data_url}/v1/predictions/{task}"
+    return task if httpx.get(url, headers={"Prefer": "wait=1"}, timeout=60).json()["status"] == "queued" else ""
+
+
 def test_a_queued_task_is_pending_and_its_cancel_is_at_once(headway: Spoken) -> None:
     queue = f"{headway.control_url}/v1/models/measures/queue"
     httpx.post(f"{queue}/pause").raise_for_status()
     try:
-        first, second = (headway.call("/slow/submit", {"seconds": 0.0})["task_id"] for _ in range(2))
+        first, second = wait_until(lambda: held(headway), 20, "the workers to heed the pause"), submitted(headway)
         shown = {"task_id": second, "status": "pending", "created_at": ANY, "executed_at": None}
         assert headway.read(f"/slow/status?task_id={second}") == shown
         for _ in range(2):
