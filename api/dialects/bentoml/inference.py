@@ -58,8 +58,8 @@ async def predict(service: Service, call: Call, found: Found) -> Answer | Stream
     await service.capacity.admit(asked.target, len(asked.rows))
 
     def copied() -> None:
-        for row, value in zip(asked.rows, asked.values, strict=True):
-            service.shadows.copy(row, row.body, value)
+        for row, given in zip(asked.rows, asked.inputs, strict=True):
+            service.shadows.copy(row, given.body, given.value)
 
     answers = await ask(
         service,

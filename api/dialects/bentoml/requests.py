@@ -34,7 +34,7 @@ class Asked(NamedTuple):
     target: Target
     rows: Sequence[NewPrediction]
     single: bool  # one prediction's output is the answer; else a list of them
-    values: Sequence[Any]  # of JSON inputs
+    inputs: Sequence["Input"]  # of the rows, which lack those that are large
 
 
 class Input(NamedTuple):
@@ -58,7 +58,7 @@ async def prepare(service: Service, call: Call, found: Found, body: bytes) -> As
     else:
         inputs, single = _of_model(found, body, essence, target)
     rows = [await jobs.row_of(service, call, target, one.body, one.content_type, one.measured) for one in inputs]
-    return Asked(target, rows, single, [one.value for one in inputs])
+    return Asked(target, rows, single, inputs)
 
 
 def again(target: Target, body: bytes, content_type: str | None) -> tuple[int, str | None]:
