@@ -39,6 +39,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     output: dict[str, Any]
     batchable: bool = False
     is_task: bool = False
+    is_async: bool = False  # requests may run side by side
     doc: str | None = None
     media_type: str = "application/json"  # of a reply that is text or bytes
 

@@ -267,6 +267,17 @@ def submitted(headway: Spoken) -> str:
     return task
 
 
+def asynchronously(headway: Spoken, path: str, value: Any) -> str:
+    """Where its prediction is."""
+    answer = headway.ask("POST", path, json=value, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202
+    return f"{headway.data_url}{httpx.URL(answer.headers['location']).path}"
+
+
+def ended(url: str) -> Any:
+    return httpx.get(url, headers={"Prefer": "wait=30"}, timeout=60).json()
+
+
 def held(headway: Spoken) -> str:
     """A task that nobody has begun in a second; empty where somebody has."""
     task = submitted(headway)
@@ -286,10 +297,15 @@ def test_a_queued_task_is_pending_and_its_cancel_is_at_once(headway: Spoken) -> 
             assert (canceled.status_code, canceled.json()) == (200, {"task_id": second, "status": "canceled"})
         assert headway.read(f"/slow/get?task_id={second}") == {"error": f"task {second} is canceled"}
         again = headway.ask("POST", f"/slow/retry?task_id={second}").json()["task_id"]
+        joined = [asynchronously(headway, "/squares", {"rows": [number]}) for number in (2, 3)]
+        alone = [asynchronously(headway, "/add", {"a": number}) for number in (2, 3)]
     finally:
         httpx.post(f"{queue}/resume").raise_for_status()
     for task in (first, again):
         assert headway.ended("/slow", task) == "completed"
+    companies = {url: ended(url)["metrics"]["batch_size"] for url in (*joined, *alone)}
+    assert [companies[url] for url in (*joined, *alone)] == [2, 2, 1, 1]  # who is not joined waits for nobody else
+    assert [ended(url)["output"] for url in joined] == [[4], [9]]
     refused = headway.ask("PUT", f"/slow/cancel?task_id={first}")
     assert (refused.status_code, refused.json()) == (400, {"error": f"task {first} is completed already"})
 

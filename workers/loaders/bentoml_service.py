@@ -265,6 +265,7 @@ def _route(method: Method) -> bentoml.Route:
         output=method.output.schema,
         batchable=method.batchable,
         is_task=method.is_task,
+        is_async=method.is_async,
         doc=inspect.getdoc(method.func),
         media_type=method.output.media_type,
     )

@@ -5,6 +5,7 @@ whose batch dimension is inside: one, named arrays. Of a model of Headway's own:
 many as there are rows where its arrays have a dimension more.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,8 +62,10 @@ async def prepare(service: Service, call: Call, found: Found, body: bytes) -> As
     return Asked(target, rows, single, inputs)
 
 
-def again(target: Target, body: bytes, content_type: str | None) -> tuple[int, str | None]:
+def again(target: Target, found: Found, body: bytes, content_type: str | None) -> tuple[int, str | None]:
     """Size and shape of an input that was stored. Raises Problem where it no longer fits."""
+    if found.api is not None:
+        return _size(target, body), _company(found)
     if content_type is None:
         return target.measure(msgspec.json.decode(body), body, "")
     return target.measure_raw(None, len(body), content_type)
@@ -83,10 +86,20 @@ def _of_service(call: Call, found: Found, body: bytes, essence: str, target: Tar
             pass  # the service says what is wrong with it
         else:
             stored = b"{%s:%s}" % (msgspec.json.encode(found.api), body or b"{}")
-            return Input(stored, None, {found.api: value}, target.measure(None, stored, ""))
+            return Input(stored, None, {found.api: value}, (_size(target, stored), _company(found)))
     told = {**theirs, "content-type": call.headers.get(b"content-type", b"application/json").decode("latin-1")}
     message = envelopes.pack_request(envelopes.Request(found.route.route, told, body))
-    return Input(message, envelopes.REQUEST, None, target.measure_raw(None, len(message), envelopes.REQUEST))
+    return Input(message, envelopes.REQUEST, None, (_size(target, message), _company(found)))
+
+
+def _size(target: Target, body: bytes) -> int:
+    return target.measure(None, body, "")[0]
+
+
+def _company(found: Found) -> str:
+    """What only shares a call with its like: requests of one API where they are joined, or run side by side."""
+    route = found.route
+    return f"{found.api}" if route.batchable or route.is_async else f"{found.api} {os.urandom(8).hex()}"
 
 
 def _of_model(found: Found, body: bytes, essence: str, target: Target) -> tuple[list[Input], bool]:

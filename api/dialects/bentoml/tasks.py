@@ -94,7 +94,7 @@ async def retry(service: Service, call: Call, found: Found) -> Answer:
     if stored.blob_bytes is not None:
         body = await service.in_blobs(lambda: service.blobs.read(row.id, INPUT))
     target = await service.registry.resolve(row.model)
-    size = requests.again(target, body, stored.content_type)
+    size = requests.again(target, found, body, stored.content_type)
     new = await jobs.row_of(service, call, target, body, stored.content_type, size)
     await jobs.submit(service, call, target, new, body)
     return _begun(new.id)
