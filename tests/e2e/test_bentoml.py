@@ -207,6 +207,10 @@ def test_a_stored_model_has_a_route_for_each_method_and_its_latest_file_decides(
     (headway.folder / "models" / "iris" / "latest").write_text("first")
     wait_until(lambda: headway.call("/iris", rows) == [1, 0], 20, "the other version to be the latest")
     assert headway.call("/iris/predict_proba", rows) != probabilities.tolist()
+    url = f"{headway.data_url}/v1/models/iris/versions/k7x2/predictions"
+    assert (
+        httpx.post(url, json={"input": {"data": [[1.0]]}}, timeout=60).status_code == 422
+    )  # its inputs are known still
 
 
 def test_requests_of_a_stored_model_are_joined_row_by_row(headway: Spoken) -> None:
