@@ -24,9 +24,9 @@ from api.problems import Problem
 from api.reporting import Tail
 from api.service import Service
 from api.waiting import Waiter
-from headway import envelopes
+from headway import envelopes, responses, tensors
 from headway.clock import now_us
-from headway.errors import StorageUnavailable
+from headway.errors import InputRefused, StorageUnavailable
 from headway.rendering import prediction_json, time_of
 from headway.reports import Report
 from headway.states import Status, Transition, history
@@ -234,7 +234,7 @@ class EventStream:
     def _report_event(self, report: Report) -> bytes:
         at = time_of(report.at)
         if report.kind != "progress":
-            output = report.data if report.kind == "output" else _told(report.data)
+            output = report.data if report.kind == "output" else _TOLD[report.kind](report.data)
             if not output:
                 return b""
             return self._event(b"output", OutputEvent(msgspec.Raw(output), report.attempt, at), report.n)
@@ -248,6 +248,16 @@ class EventStream:
         # In JSON, an end of line that is not escaped is white space; in an event, it would begin another field.
         line = _encoder.encode(data).replace(b"\n", b" ").replace(b"\r", b" ")
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (self._transition * _APART + n, kind, line)
+
+
+def _outputs(piece: bytes) -> bytes:
+    """The outputs of one of several responses, as JSON; b"" where it has none, is no JSON, or comes in pieces."""
+    try:
+        part = responses.piece_of(piece)
+        response = responses.decode(part.data) if part.last and not part.at else None
+        return b"" if response is None or response.tensors is None else tensors.json_of(response.tensors)
+    except (msgspec.DecodeError, ValueError, InputRefused):
+        return b""
 
 
 def _told(message: bytes) -> bytes:
@@ -264,3 +274,6 @@ def _told(message: bytes) -> bytes:
         else:
             return body
     return _encoder.encode(body.decode("utf-8", "replace")) if body else b""
+
+
+_TOLD = {"message": _told, "response": _outputs}

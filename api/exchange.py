@@ -57,6 +57,11 @@ class Call:
         self.request_id = request_id
         self.tenant = tenant
 
+    def part(self, params: Mapping[str, str], receive: Receive) -> "Call":
+        """One of several questions that it comes to, of the same caller; `receive` says when nobody waits for it."""
+        scope = {"path": self.path, "query_string": self.query}
+        return Call(scope, receive, params, self.request_id, headers=self.headers, tenant=self.tenant, key=self.key)
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes, of any length and at its own pace. Raises Disconnected where it ends too early."""
         if self._connection is not None:

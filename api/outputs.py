@@ -17,7 +17,7 @@ from api.ownership import id_of, own
 from api.problems import Problem
 from api.rendering import etag
 from api.service import Service
-from headway import npy, tensors
+from headway import npy, responses, tensors
 from headway.errors import BlobMissing
 from headway.rendering import ErrorBody
 from headway.states import Status
@@ -123,7 +123,7 @@ def _offers(own_type: str) -> Sequence[str]:
     match own_type:
         case "application/json":
             return (JSON, npy.MEDIA_TYPE, BYTES)
-        case npy.MEDIA_TYPE | tensors.MEDIA_TYPE:
+        case npy.MEDIA_TYPE | tensors.MEDIA_TYPE | responses.MEDIA_TYPE:
             return (own_type, JSON, BYTES)
         case _:
             return (own_type,)
@@ -166,11 +166,11 @@ def _converted(service: Service, row: Prediction, type_: str) -> bytes:
             f"too large to be turned into {type_}."
         )
     stored = _stored(service, row)
-    if row.output_type == tensors.MEDIA_TYPE:
+    if row.output_type in (tensors.MEDIA_TYPE, responses.MEDIA_TYPE):
         try:
-            return tensors.json_of(stored)
+            return tensors.json_of(stored) if row.output_type == tensors.MEDIA_TYPE else responses.json_of(stored)
         except ValueError as error:
-            raise _Inconvertible(f"This output cannot be JSON ({error}); ask for {tensors.MEDIA_TYPE}.") from error
+            raise _Inconvertible(f"This output cannot be JSON ({error}); ask for {row.output_type}.") from error
     if type_ == JSON:
         return msgspec.json.encode(npy.load(stored).tolist())
     try:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from api.ensembles import judged
 from api.problems import Problem
 from api.refreshing import keep_fresh, seen
 from api.threads import PATIENCE_S, Threads
@@ -179,6 +180,10 @@ def _age(row: Version) -> tuple[bool, int]:
     return number, int(row.version) if number else row.created_at
 
 
+_ENSEMBLE = (
+    "{!r} is an ensemble: each of its steps is a prediction of another model. The Open Inference Protocol's port "
+    "answers for it (--dialect oip=PORT)."
+)
 _NO_METADATA: Mapping[str, str] = {}
 
 
@@ -224,10 +229,13 @@ class Registry:
         by_model: dict[str, list[Version]] = {}
         for row in rows:
             by_model.setdefault(row.model, []).append(row)
-        self._views = {
+        views = {
             name: ModelView.of(name, of_model, routes.get(name), self._views.get(name))
             for name, of_model in sorted(by_model.items())
         }
+        for name, of_model in judged(views).items():
+            views[name] = ModelView.of(name, of_model, routes.get(name), self._views.get(name))
+        self._views = views
 
     async def model(self, name: str) -> ModelView:
         """Raises Problem model_not_found."""
@@ -247,10 +255,12 @@ class Registry:
         *,
         metadata: Mapping[str, str] = _NO_METADATA,
         whole: bool = False,
+        ensembles: bool = False,
     ) -> Target:
         """Of what names neither version nor alias traffic decides; `whole`: it is much, and goes to the heaviest.
 
-        Raises Problem: model, version or alias not found; unavailable with the reason where the version failed.
+        `ensembles`: whether it may be one. Raises Problem: model, version or alias not found; unavailable with the
+        reason where the version failed; validation_failed for an ensemble that it may not be.
         """
         view = await self.model(name)
         if not _known(view, version, alias):
@@ -265,6 +275,8 @@ class Registry:
         target = view.targets.get(version)
         if target is None:
             raise Problem("version_not_found", f"The model {name!r} has no version {str(version)[:80]!r}.")
+        if view.versions[target.version].manifest.steps and not ensembles:
+            raise Problem("validation_failed", _ENSEMBLE.format(name))
         if target.state == "failed":
             reason = view.versions[target.version].reason or "its load failed"
             raise Problem.unavailable(f"{name} version {target.version} cannot run: {reason}", retry_after_s=10)

@@ -103,6 +103,15 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 Items = Literal["stacked", "joined", "alone"]
 
 
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of an ensemble."""
+
+    model: str
+    version: str | None  # None: the latest
+    inputs: dict[str, str]  # of the model → the ensemble's tensor
+    outputs: dict[str, str]
+
+
 #: Which versions stay loaded. A number: so many of the latest.
 Policy = Literal["latest", "all"] | int | list[str]
 
@@ -125,6 +134,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     items: Items = "stacked"
     backend: str | None = None  # whose loader it is, where another server's configuration says so
     file: str | None = None  # its model file in each version folder, where that configuration says so
+    steps: tuple[Step, ...] = ()  # of an ensemble, in an order in which they can begin; it is no model, nothing loads
     artifact: Artifact = Artifact()
     graph: Graph = Graph()
     example: Any = None  # an input that works: warm-up, `headway check`, OpenAPI

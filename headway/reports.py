@@ -21,17 +21,18 @@ MOST_BYTES = 8 * 1024 * 1024
 #: Of one partial output, as JSON.
 MOST_PARTIAL_BYTES = 256 * 1024
 
-Kind = Literal["progress", "output", "message"]
+Kind = Literal["progress", "output", "message", "response"]
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
-    """One call of `Item.progress` or `Item.emit`, or a part of a reply that is no JSON."""
+    """One call of `Item.progress` or `Item.emit`, or a part of a reply or response that is no JSON."""
 
     attempt: int
     n: int  # 1, 2, … within the attempt
     kind: Kind
     at: int  # microseconds since 1970, the worker's clock
-    data: bytes  # JSON: {"fraction", "message"}, or the partial output; of a message `envelopes.RESPONSE`
+    #: JSON: {"fraction", "message"}, or the partial output; of a message `envelopes.RESPONSE`; `responses.Piece`.
+    data: bytes
 
 
 _encoder = msgspec.msgpack.Encoder()

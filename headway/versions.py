@@ -175,6 +175,9 @@ def _found(
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
         framework = "python"
+    elif manifest.steps:
+        files = []
+        framework = manifest.backend or ""
     elif manifest.backend is not None and manifest.file is not None:
         files = [path / manifest.file]
         framework = manifest.backend
@@ -245,6 +248,8 @@ def has_model(version_folder: Path, manifest: Manifest) -> bool:
     """Whether the file is there that makes it a model."""
     if manifest.entry is not None:
         return any(version_folder.rglob("*.py"))
+    if manifest.steps:  # its configuration is all there is
+        return True
     if manifest.file is not None:
         return (version_folder / manifest.file).is_file()
     return artifact(version_folder) is not None

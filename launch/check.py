@@ -41,6 +41,10 @@ def _check(found: Found, device: str, console: Console) -> int:
     try:
         if found.error is not None or found.manifest is None:
             raise _Broken(found.error)
+        if found.manifest.steps:
+            models = ", ".join(dict.fromkeys(step.model for step in found.manifest.steps))
+            console.print(f"[green]✓[/] {escape(title)} is an ensemble of {escape(models)}: check these")
+            return 0
         with console.status(f"{title}: loading on {device}"):
             executor = Executor(
                 model=found.model, version=found.version, path=found.path, manifest=found.manifest, device=device

@@ -215,7 +215,11 @@ class _System:
         """The one line on stdout, once every version is loaded or known to be broken."""
         give_up = time.monotonic() + LOADING_S
         found = await asyncio.to_thread(scan, self._options.models)  # once: it reads and hashes every model file
-        loadable = [(each.model, each.version) for each in found if each.error is None and each.wanted]
+        loadable = [
+            (each.model, each.version)
+            for each in found
+            if each.error is None and each.wanted and each.manifest is not None and not each.manifest.steps
+        ]
         while (loading := await asyncio.to_thread(self._unsettled, loadable)) and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.1)  # what is waited for happens in SQL, where nobody can set an Event
         port = self._options.flower_port

@@ -45,6 +45,8 @@ class Scores(BaseHandler):
 #: Says what it was given, and does what it is asked to.
 ECHO = """
 import json
+import os
+import time
 from ts.utils.util import PredictionException
 
 class Echo:
@@ -83,6 +85,9 @@ class Echo:
             case "named": return context.get_request_header(index, "X-Name")
             case "explained": return context.get_request_header(index, "explain")
             case "size": return size
+            case {"until": file}:
+                while not os.path.exists(file): time.sleep(0.01)
+                return "held"
             case "tuple" | "short": return body
         return {name: [type(value).__name__, value.decode("latin-1") if isinstance(value, bytearray) else value]
                 for name, value in element.items()}

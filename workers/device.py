@@ -205,7 +205,7 @@ class Device:
         return [self._kept(row) if type_ == tensors.MEDIA_TYPE else row for row, type_ in zip(rows, types, strict=True)]
 
     def _kept(self, output: object) -> object:
-        if isinstance(output, BaseException | bytes | bytearray | memoryview):
+        if isinstance(output, BaseException | bytes | bytearray | memoryview | outcomes.Raw):
             return output
         declared = self.model.outputs
         named = output if isinstance(output, Mapping) else {next(iter(declared), tensors.UNNAMED): output}

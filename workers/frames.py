@@ -57,8 +57,8 @@ class NotLoaded(msgspec.Struct, frozen=True, tag=True):
 
 
 #: A progress, a partial output (both JSON), a part of a reply as it goes onto the wire (`headway.envelopes.RESPONSE`),
-#: or that the model was told of an item's cancel (nothing).
-Saying = Literal["progress", "output", "message", "canceled"]
+#: a piece of one of several responses (`headway.responses`), or that the model was told of an item's cancel (nothing).
+Saying = Literal["progress", "output", "message", "response", "canceled"]
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from batching import outcomes
-from headway import envelopes, reports
+from headway import envelopes, reports, responses
 from headway.model import Item
 from headway.types import Outcome
 from workers import frames
@@ -243,6 +243,8 @@ class Part:
         what: frames.Saying = "output"
         if isinstance(partial, outcomes.Raw) and partial.type == envelopes.RESPONSE:
             what, json = "message", partial.body
+        elif isinstance(partial, outcomes.Raw) and partial.type == responses.MEDIA_TYPE:
+            what, json = "response", partial.body
         else:
             json = outcomes.encode(partial)
         if len(json) > reports.MOST_PARTIAL_BYTES:

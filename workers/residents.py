@@ -259,7 +259,7 @@ class Residents:
             if found.error is not None or found.manifest is None:
                 broken[name] = found.error or "it has no manifest"
                 continue
-            if not fits(found.manifest, self._shared.device):
+            if found.manifest.steps or not fits(found.manifest, self._shared.device):  # an ensemble is the API's
                 continue
             form = Form(*name, _digest(found.sha256, found.manifest))
             present.add(form)

@@ -13,6 +13,7 @@ import msgspec
 
 from headway.errors import ManifestError
 from headway.manifest import Batching, Limits, Manifest, Tensor
+from headway.triton import ensembles
 from headway.triton.pbtxt import Config
 
 #: `backend` → (what loads it here, its model file).
@@ -43,6 +44,16 @@ DTYPES = {
 
 _DATA_TYPES = {dtype: data_type for data_type, dtype in DTYPES.items()}
 
+#: A parameter of our own: seconds that a call may take, of a decoupled model up to its last response.
+TIMEOUT = "headway_timeout_s"
+_LONGEST_TIMEOUT_S = 86_400.0
+
+
+def data_type_of(dtype: str) -> str:
+    """As `config.pbtxt` calls it."""
+    return _DATA_TYPES[dtype]
+
+
 _MOST_ITEMS = 4096
 _LONGEST_WAIT_US = 60_000_000
 _LONGEST_QUEUE_TIMEOUT_S = 366 * 86_400
@@ -58,7 +69,11 @@ def manifest(config: Config, folder: Path) -> Manifest:
         raise ManifestError(f"name is {config['name']!r}, and the folder is {folder.name!r}: they have to be the same")
     config = {**config, "name": folder.name}
     _refuse(config)
+    if ensembles.is_one(config):
+        return _ensemble(config, folder, notes)
     backend = _backend(config, folder)
+    if is_decoupled(config) and backend != "python":
+        raise ManifestError(f'model_transaction_policy is decoupled, which only backend "python" can be, not {backend}')
     loader, file = BACKENDS[backend]
     rows = config["max_batch_size"]
     if rows < 0:
@@ -83,27 +98,48 @@ def manifest(config: Config, folder: Path) -> Manifest:
     )
 
 
+def _ensemble(config: Config, folder: Path, notes: list[str]) -> Manifest:
+    rows = config["max_batch_size"]
+    if rows < 0:
+        raise ManifestError(f"'max_batch_size' must be non-negative value for {config['name']}")
+    steps = ensembles.steps(config)
+    if config.get("response_cache", {}).get("enable"):
+        notes.append("response_cache is not heeded: every request is computed")
+    inputs, outputs = _signature(config, may_lack=True)
+    labels = {one["name"]: _labels(folder, one["label_filename"]) for one in config["output"] if one["label_filename"]}
+    config = {
+        **config,
+        "version_policy": config.get("version_policy") or {"latest": {"num_versions": 1}},
+        "model_transaction_policy": config.get("model_transaction_policy", {"decoupled": False}),
+    }
+    return Manifest(
+        batching=Batching(max_batch_size=1, max_wait_ms=0.0, max_batch_cost=rows or None, size="none"),
+        inputs=inputs,
+        outputs=outputs,
+        policy=_policy(config["version_policy"]),
+        items="joined" if rows else "alone",
+        backend=ensembles.PLATFORM,
+        steps=steps,
+        config={"triton": config, "labels": labels, "notes": notes},
+    )
+
+
 def _refuse(config: Config) -> None:
     """What would not be served as it is meant."""
-    if config.get("ensemble_scheduling") is not None or config["platform"] == "ensemble":
-        raise ManifestError(
-            "it is an ensemble, which is not served: write its steps as one model.py, or let the client call one model "
-            "after the other"
-        )
     if config.get("sequence_batching") is not None:
         raise ManifestError(
             "sequence_batching keeps the state of a sequence on one instance, which is not done here: give the model "
             "its state with each request"
         )
-    if config.get("model_transaction_policy", {}).get("decoupled"):
-        raise ManifestError(
-            "model_transaction_policy is decoupled: a prediction has one output here. A model.py of headway.Model "
-            "may send parts of it before (item.emit)"
-        )
     if config.get("model_repository_agents", {}).get("agents"):
         raise ManifestError("model_repository_agents change files before they are loaded, which is not done here")
     if config["batch_input"] or config["batch_output"]:
         raise ManifestError("batch_input and batch_output are for backends of C++, and are not made here")
+
+
+def is_decoupled(config: Mapping[str, Any]) -> bool:
+    """Whether the model answers a request as often as it likes."""
+    return bool(config.get("model_transaction_policy", {}).get("decoupled"))
 
 
 def _backend(config: Config, folder: Path) -> str:
@@ -189,12 +225,27 @@ def _batching(config: Config, inputs: Mapping[str, Tensor], notes: list[str]) ->
 
 
 def _limits(config: Config) -> Limits:
-    """A minute for a call: how long one may take, Triton does not ask."""
+    """How long a call may take, Triton does not ask: a minute, or what the parameter of our own says."""
+    limits = Limits()
+    if (said := config["parameters"].get(TIMEOUT)) is not None:
+        limits = msgspec.structs.replace(limits, timeout_s=_seconds(said["string_value"]))
     policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
     wait_us = policy.get("default_timeout_microseconds", 0)
     if not wait_us or policy["timeout_action"] == "DELAY":
-        return Limits()
-    return Limits(queue_timeout_s=min(wait_us / 1e6, _LONGEST_QUEUE_TIMEOUT_S))
+        return limits
+    return msgspec.structs.replace(limits, queue_timeout_s=min(wait_us / 1e6, _LONGEST_QUEUE_TIMEOUT_S))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_TIMEOUT_S:
+        raise ManifestError(
+            f"parameters {TIMEOUT} is {text[:40]!r}, and should be seconds, up to {_LONGEST_TIMEOUT_S:g}"
+        )
+    return seconds
 
 
 def _policy(policy: Mapping[str, Any]) -> Any:

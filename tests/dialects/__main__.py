@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.dialects import building, comparing, ours, recording
 
-SYSTEMS = ("triton", "torchserve", "bentoml", "bentoml-tasks")
+SYSTEMS = ("triton", "triton_streams", "torchserve", "bentoml", "bentoml_tasks")
 
 
 def main() -> int:
@@ -26,8 +26,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dialects-") as folder:
         match asked.verb:
             case "build":
-                for system in systems:
-                    building.build(system.partition("-")[0])
+                for system in dict.fromkeys(system.partition("_")[0] for system in systems):
+                    building.build(system)
             case "record":
                 for system in systems:
                     record(system, Path(folder) / system)

@@ -6,8 +6,14 @@ from typing import Any
 
 from tests.dialects.exchanges import Body, Case, Request
 
-#: Not loaded at the start. `broken` cannot be.
-UNLOADED = ("broken",)
+#: Ensembles that cannot be loaded.
+BROKEN_ENSEMBLES = (
+    "of_nobody", "of_no_version", "of_broken", "too_wide", "unknown_input", "unknown_output", "unmapped_input",
+    "other_type", "other_shape", "ring", "circle", "written_twice", "unused",
+)  # fmt: skip
+
+#: Not loaded at the start. These cannot be.
+UNLOADED = ("broken", "ring_back", *BROKEN_ENSEMBLES)
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -395,6 +401,78 @@ REPOSITORY = [
     added("infer after the load", asks(A, B)),
 ]
 
+X = tensor("X", "FP32", [1, 4], [1, 2, 3, 4])
+Y = tensor("Y", "FP32", [1, 4], [10, 20, 30, 40])
+
+
+def ensemble(name: str, model: str, *inputs: dict[str, Any], version: str = "", **more: Any) -> Case:
+    return Case(name, [infer(model, asks(*inputs, **more), version)])
+
+
+ENSEMBLES = [
+    one("metadata of an ensemble", "/v2/models/chain"),
+    one("configuration of an ensemble", "/v2/models/chain/config"),
+    one("ready of an ensemble", "/v2/models/chain/ready"),
+    ensemble("an ensemble of two steps", "chain", X, Y),
+    ensemble("an ensemble's request with an id", "chain", X, Y, id="mine"),
+    ensemble("one output of an ensemble", "chain", X, Y, outputs=[{"name": "D"}]),
+    ensemble("a tensor between the steps", "chain", X, Y, outputs=[{"name": "a"}]),
+    ensemble("an ensemble of a version", "chain", X, Y, version="1"),
+    ensemble("an ensemble of an unknown version", "chain", X, Y, version="7"),
+    ensemble("an ensemble's missing input", "chain", X),
+    ensemble("an ensemble's input of another type", "chain", X | {"datatype": "FP64"}, Y),
+    ensemble("an ensemble's input of another shape", "chain", X | {"shape": [1, 3], "data": [1, 2, 3]}, Y),
+    ensemble("rows of an ensemble", "chain", *[one | {"shape": [3, 4], "data": list(range(12))} for one in (X, Y)]),
+    ensemble(
+        "more rows than an ensemble takes", "chain", *[one | {"shape": [9, 4], "data": [1] * 36} for one in (X, Y)]
+    ),
+    ensemble("steps in another order, and one's output shown", "backwards", X, Y),
+    ensemble("an ensemble within an ensemble", "nested", X, Y),
+    ensemble("steps of two versions", "of_versions", number(0)),
+    ensemble("both steps succeed", "fails", number(3)),
+    ensemble("a step refuses", "fails", number(-5)),
+    ensemble("a step refuses with another code", "fails", number(-4)),
+    ensemble("a step refuses a request with an id", "fails", number(-5), id="mine"),
+    ensemble("a step within an ensemble refuses", "fails_within", number(-7)),
+    ensemble("a step answers with a tensor of another shape", "lacks", number(104)),
+    ensemble("a step answers with a tensor of another type", "lacks", number(103)),
+    ensemble("a step answers without outputs", "lacks", number(105)),
+    ensemble("text through an ensemble", "texts", tensor("T", "BYTES", [2], ["hello", "wörld"])),
+    ensemble("no text through an ensemble", "texts", tensor("T", "BYTES", [0], [])),
+    ensemble("some of an ensemble's optional inputs", "may_lack", tensor("I", "INT8", [2], [1, 2])),
+    ensemble(
+        "an optional input's output that is asked for",
+        "may_lack",
+        tensor("I", "INT8", [2], [1, 2]),
+        outputs=[{"name": "FO"}],
+    ),
+    ensemble("an ensemble that reshapes", "forms", X | {"shape": [1, 2, 2]}, Y),
+    ensemble("an ensemble that reshapes, in the inner shape", "forms", X, Y),
+    ensemble("an input that is an output", "through", X, Y),
+    ensemble(
+        "classes of an ensemble",
+        "labelled",
+        X,
+        Y | {"data": [1, 9, 3, 2]},
+        outputs=[{"name": "S", "parameters": {"classification": 2}}],
+    ),
+    ensemble("binary out of an ensemble", "chain", X, Y, parameters={"binary_data_output": True}),
+    *[
+        one(f"load of an ensemble: {name.replace('_', ' ')}", f"/v2/repository/models/{name}/load", "POST")
+        for name in BROKEN_ENSEMBLES
+    ],
+    ensemble("infer of an ensemble that failed", "too_wide", X, Y),
+    one("unload of an ensemble", "/v2/repository/models/nested/unload", "POST"),
+    one("ready of an ensemble that is unloaded", "/v2/models/nested/ready"),
+    one("ready of its steps", "/v2/models/chain/ready"),
+    one("load of an ensemble", "/v2/repository/models/nested/load", "POST"),
+    one("unload of a model of ensembles", "/v2/repository/models/text/unload", "POST"),
+    one("ready of an ensemble without its model", "/v2/models/texts/ready"),
+    ensemble("infer of an ensemble without its model", "texts", tensor("T", "BYTES", [1], ["a"])),
+    one("load of the model of ensembles", "/v2/repository/models/text/load", "POST"),
+    one("ready of an ensemble with its model again", "/v2/models/texts/ready"),
+]
+
 #: Nobody knows what a server is like after these.
 LAST = [
     added("an empty body", None),
@@ -405,4 +483,4 @@ LAST = [
     ),
 ]
 
-CASES = [*HEALTH, *METADATA, *JSON_TENSORS, *BAD, *BINARY, *OUTCOMES, *STATISTICS, *REPOSITORY, *LAST]
+CASES = [*HEALTH, *METADATA, *JSON_TENSORS, *BAD, *BINARY, *OUTCOMES, *STATISTICS, *ENSEMBLES, *REPOSITORY, *LAST]

@@ -26,6 +26,8 @@ _HEADERS = ("content-type", "content-encoding", JSON_LENGTH, "allow", "retry-aft
 #: Headers that are there or not: what they say is another thing each time, or how a JSON encoder spaces.
 _ANYTHING = (JSON_LENGTH, "x-request-id", "x-bentoml-request-id")
 ANY = "*"
+#: The port of requests that are no HTTP (`tests.dialects.streams`).
+GRPC = "grpc"
 
 Body = dict[str, Any] | None
 
@@ -125,6 +127,10 @@ def send(requests: Sequence[Request], ports: Mapping[str, str], volatile: Volati
 
 def send_one(request: Request, ports: Mapping[str, str], volatile: Volatile) -> Reply:
     """What comes back."""
+    if request.port == GRPC:
+        from tests.dialects import streams  # gRPC, only for cases of it
+
+        return streams.send(request, ports[GRPC], volatile)
     body, length = _encode(request.body)
     headers = dict(request.headers)
     if length is not None:

@@ -10,15 +10,16 @@ import httpx
 from headway.running import RunningHeadway
 from headway.testing import wait_until
 from tests.dialects import archives, recording
-from tests.dialects.exchanges import Case
+from tests.dialects.exchanges import GRPC, Case
 from tests.dialects.servers import MODELS
 
 #: System → our dialect, and what is spoken at its ports.
 _DIALECTS = {
     "triton": ("oip", {"inference": "http"}),
+    "triton_streams": ("oip", {"inference": "http", "grpc": "grpc"}),
     "torchserve": ("torchserve", {"inference": "inference", "management": "management"}),
     "bentoml": ("bentoml", {"inference": "http"}),
-    "bentoml-tasks": ("bentoml", {"inference": "http"}),
+    "bentoml_tasks": ("bentoml", {"inference": "http"}),
 }
 
 
@@ -36,6 +37,8 @@ class Ours:
             ready = f"{self._urls['bentoml.http']}/readyz"
             wait_until(lambda: httpx.get(ready).status_code == 200, 30, "the services to be loaded")
         ports = {port: self._urls[f"{dialect}.{role}"] for port, role in roles.items()}
+        if GRPC in ports:
+            ports[GRPC] = f"grpc://{ports[GRPC].partition('//')[2]}"
         return recording.ask(cases, ports, recording.volatile(system, self._models))
 
 
@@ -44,15 +47,18 @@ def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Ite
     """In an empty folder. `quick`: without the archives that only slow cases are about."""
     models = folder / "models"
     models.mkdir()
-    if "triton" in systems:
-        shutil.copytree(MODELS / "triton", models, dirs_exist_ok=True)
+    for system in systems:
+        if system.startswith("triton"):
+            shutil.copytree(MODELS / system, models, dirs_exist_ok=True)
     if "torchserve" in systems:
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
-    if {"bentoml", "bentoml-tasks"} & set(systems):
+    if {"bentoml", "bentoml_tasks"} & set(systems):
         shutil.copytree(MODELS / "bentoml", models, dirs_exist_ok=True)
+    ports = {dialect: 0 for dialect, _ in map(_DIALECTS.__getitem__, systems)}
+    for dialect, roles in map(_DIALECTS.__getitem__, systems):
+        ports[dialect] = max(ports[dialect], len(roles))
     options = []
-    for system in systems:
-        dialect, ports = _DIALECTS[system]
-        options += ["--dialect", f"{dialect}={','.join('0' for _ in ports)}"]
+    for dialect, count in ports.items():
+        options += ["--dialect", f"{dialect}={','.join('0' * count)}"]
     with RunningHeadway(folder / "up", models=models, options=options) as up:
         yield Ours(up, models)

@@ -6,17 +6,28 @@ from pathlib import Path
 
 import msgspec
 
-from tests.dialects import archives, building, cases_bentoml, cases_torchserve, cases_triton, servers, tasks
+from tests.dialects import (
+    archives,
+    building,
+    cases_bentoml,
+    cases_torchserve,
+    cases_triton,
+    cases_triton_streams,
+    servers,
+    tasks,
+)
 from tests.dialects.exchanges import Case, Recording, Volatile, send
 
 _HERE = Path(__file__).resolve().parent
 
 #: Times of statistics; and what is said of workers.
+#: By system: a server, or what one is asked by other means (`triton_streams`).
 _KEYS = {
     "triton": frozenset({"ns", "last_inference"}),
+    "triton_streams": frozenset(),
     "torchserve": frozenset({"id", "startTime", "memoryUsage", "pid", "gpuUsage"}),
     "bentoml": frozenset(),
-    "bentoml-tasks": frozenset({"created_at", "executed_at"}),
+    "bentoml_tasks": frozenset({"created_at", "executed_at"}),
 }
 
 
@@ -39,7 +50,12 @@ def record(system: str, folder: Path) -> Recording:
     if system == "triton":
         with servers.triton(folder, cases_triton.UNLOADED) as ports:
             return Recording("Triton 2.51.0", ask(cases_triton.CASES, ports, volatile(system, folder / "models")))
-    if system in ("bentoml", "bentoml-tasks"):
+    if system == "triton_streams":
+        with servers.triton(folder, (), servers.MODELS / system) as ports:
+            return Recording(
+                "Triton 2.51.0", ask(cases_triton_streams.CASES, ports, volatile(system, folder / "models"))
+            )
+    if system in ("bentoml", "bentoml_tasks"):
         cases = cases_bentoml.CASES if system == "bentoml" else cases_bentoml.TASKS
         with servers.bentoml(folder) as ports:
             return Recording("BentoML 1.4.39", ask(cases, ports, volatile(system, folder / "models")))

@@ -54,7 +54,7 @@ def triton(folder: Path, unloaded: Sequence[str], models: Path = MODELS / "trito
     # The backend embeds a Python that knows of no virtual environment and heeds no PYTHONPATH: what it imports, it
     # looks for in the working folder first. With a numpy 2 from elsewhere its tensors are rubbish.
     with _running(command, folder / "log", environ, f"{url}/v2/health/ready", packages):
-        yield {"inference": url, "metrics": f"http://127.0.0.1:{metrics}"}
+        yield {"inference": url, "metrics": f"http://127.0.0.1:{metrics}", "grpc": f"grpc://127.0.0.1:{grpc}"}
 
 
 @contextlib.contextmanager

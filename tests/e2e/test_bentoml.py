@@ -148,7 +148,7 @@ class Flowers:
 """
 
 
-@pytest.mark.parametrize("system", ["bentoml", "bentoml-tasks"])
+@pytest.mark.parametrize("system", ["bentoml", "bentoml_tasks"])
 def test_ours_answers_what_the_real_server_answered(headway: Spoken, system: str) -> None:
     recorded = [case for case in recording.recorded(system).cases if not case.slow]
     ports = {"inference": headway.urls["bentoml.http"]}

@@ -83,6 +83,55 @@ class Any(Model):
         "",
     ),
 }
+#: The sum of both, and then with `b` again: of models of our own, whose rows are predictions each.
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 4
+input { name: "A" data_type: TYPE_FP32 dims: 4 }
+input { name: "B" data_type: TYPE_FP32 dims: 4 }
+output { name: "TWICE" data_type: TYPE_FP32 dims: 4 }
+ensemble_scheduling {
+  step {
+    model_name: "add" model_version: -1
+    input_map { key: "a" value: "A" } input_map { key: "b" value: "B" } output_map { key: "sum" value: "once" }
+  }
+  step {
+    model_name: "MODEL" model_version: 1
+    input_map { key: "a" value: "once" } input_map { key: "b" value: "B" } output_map { key: "sum" value: "TWICE" }
+  }
+}
+"""
+#: Answers three times, but for the first attempt, which ends with its process after the first of them.
+TICKS = """
+import os
+from pathlib import Path
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            start = pb_utils.get_input_tensor_by_name(request, "START").as_numpy()[0]
+            for tick in range(3):
+                changed = start < 0 and Path("DIED").exists()
+                value = np.array([start - 1 if changed else start + tick], np.float32)
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("TICK", value)]))
+                if not Path("DIED").exists():
+                    while not Path("SEEN").exists():
+                        pass
+                    Path("DIED").touch()
+                    os._exit(1)
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+TICKING = """
+backend: "python"
+input { name: "START" data_type: TYPE_FP32 dims: 1 }
+output { name: "TICK" data_type: TYPE_FP32 dims: 1 }
+model_transaction_policy { decoupled: true }
+"""
+#: All that lies in the models folder.
+FOLDERS = {*MODELS, "double", "ticks", "adds_twice", "adds_gated"}
 LIMIT = 1 << 20
 
 
@@ -121,6 +170,13 @@ def ports(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[
         (folder / "models" / name / "1").mkdir(parents=True)
         (folder / "models" / name / "1" / "model.py").write_text(code.replace("GATE", str(folder / "gate")))
         (folder / "models" / name / "model.toml").write_text(toml)
+    (folder / "models" / "ticks" / "1").mkdir(parents=True)
+    ticks = TICKS.replace("DIED", str(folder / "died")).replace("SEEN", str(folder / "seen"))
+    (folder / "models" / "ticks" / "1" / "model.py").write_text(ticks)
+    (folder / "models" / "ticks" / "config.pbtxt").write_text(TICKING)
+    for name, last in (("adds_twice", "add"), ("adds_gated", "gated")):
+        (folder / "models" / name / "1").mkdir(parents=True)
+        (folder / "models" / name / "config.pbtxt").write_text(ENSEMBLE.replace("MODEL", last))
     (folder / "models" / "double" / "1").mkdir(parents=True)
     (folder / "models" / "double" / "1" / "model.onnx").write_bytes(doubling())
     (folder / "gate").touch()  # it is warmed up
@@ -303,8 +359,8 @@ def test_metadata_configuration_and_statistics_are_the_same_in_both_protocols(po
         assert for_http["inference_count"] == for_grpc.inference_count >= 4
         assert for_grpc.inference_stats.success.count == for_http["inference_stats"]["success"]["count"]
         assert for_grpc.inference_stats.compute_infer.ns > 0
-        assert {one["name"] for one in http.get_model_repository_index()} == {*MODELS, "double"}
-        assert {one.name for one in rpc.get_model_repository_index().models} == {*MODELS, "double"}
+        assert {one["name"] for one in http.get_model_repository_index()} == FOLDERS
+        assert {one.name for one in rpc.get_model_repository_index().models} == FOLDERS
         series = ports.get(ports.up.urls["oip.metrics"] + "/metrics").text
         assert f'nv_inference_count{{model="add",version="1"}} {for_http["inference_count"]}\n' in series
 
@@ -385,7 +441,7 @@ def test_generate_takes_plain_json(ports: Ports) -> None:
     refused = ports.post(url, json={"text": ["a", "b"]})
     assert (refused.status_code, "proper shape" in refused.text) == (400, True)
     several = ports.post(f"http://{ports.http}/v2/models/add/generate", json={"a": [1] * 4, "b": [1] * 4})
-    assert (several.status_code, "output tensor shape" in several.text) == (400, True)
+    assert (several.status_code, several.json()["sum"]) == (200, [2.0] * 4)
 
 
 def test_wrong_methods_and_paths_are_told_apart(ports: Ports) -> None:
@@ -490,3 +546,57 @@ def test_a_call_that_is_canceled_or_too_late_lets_go_of_what_is_queued(ports: Po
         call.cancel()
         assert ended.wait(10)
         wait_until(lambda: not gated(ports, "queued"), 10, "them to be canceled")
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+def test_the_steps_of_an_ensemble_are_predictions_of_their_models(ports: Ports, kind: str) -> None:
+    arrays = {"A": NUMBERS["a"], "B": NUMBERS["b"]}
+    with ports.client(kind) as client:
+        wait_until(lambda: client.is_model_ready("adds_twice"), 10, "its models to be ready")
+        before = client.get_inference_statistics("add") if kind == "http" else None
+        result = client.infer("adds_twice", tensors(kind, arrays))
+        assert np.array_equal(result.as_numpy("TWICE"), NUMBERS["a"] + 1)
+        if before is not None:
+            (then,), (now,) = (stats["model_stats"] for stats in (before, client.get_inference_statistics("add")))
+            assert now["inference_count"] - then["inference_count"] == 4  # two rows, two steps
+            (whole,) = client.get_inference_statistics("adds_twice")["model_stats"]
+            assert whole["inference_count"] >= 2
+        with pytest.raises(InferenceServerException, match="a job is one prediction, and 'adds_twice' is an ensemble"):
+            client.infer("adds_twice", tensors(kind, arrays), parameters={"headway_async": True})
+    refused = ports.post(f"{ports.up.data_url}/v1/models/adds_twice/predictions", json={"input": {}})
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation_failed")
+    assert "is an ensemble" in refused.json()["detail"]
+
+
+@pytest.mark.usefixtures("gate")
+def test_who_leaves_an_ensemble_lets_go_of_the_step_that_is_queued(ports: Ports) -> None:
+    arrays = {"A": NUMBERS["a"], "B": NUMBERS["b"]}
+    with ports.client("grpc") as client:
+        ended = threading.Event()
+        call = client.async_infer("adds_gated", tensors("grpc", arrays), lambda result, error: ended.set())
+        wait_until(lambda: len(gated(ports, "queued")) == 2, 10, "the rows of its second step to be queued")
+        call.cancel()
+        assert ended.wait(10)
+        wait_until(lambda: not gated(ports, "queued"), 10, "them to be canceled")
+
+
+@pytest.mark.parametrize(("start", "told"), [(5, [5, 6, 7]), (-9, [-9, "the model was called again"])])
+def test_what_a_decoupled_model_has_said_is_not_said_twice_when_its_process_dies(
+    ports: Ports, start: int, told: list[Any]
+) -> None:
+    for name in ("died", "seen"):
+        (ports.up.folder / name).unlink(missing_ok=True)
+    came: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with ports.client("grpc") as client:
+        client.start_stream(lambda result, error: came.put((result, error)), headers=ports.headers)
+        client.async_stream_infer("ticks", tensors("grpc", {"START": np.array([start], np.float32)}))
+        for expected in told:
+            result, error = came.get(timeout=30)
+            if isinstance(expected, str):
+                assert expected in str(error)
+            else:
+                assert (error, result.as_numpy("TICK").tolist()) == (None, [expected])
+            (ports.up.folder / "seen").touch()
+        client.stop_stream()
+    assert (ports.up.folder / "died").exists()
+    assert came.empty()

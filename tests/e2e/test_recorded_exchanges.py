@@ -7,7 +7,7 @@ import pytest
 from tests.dialects import comparing, ours, recording
 from tests.dialects.ours import Ours
 
-SYSTEMS = ["triton", "torchserve"]  # in this order: the first's index has none of the second's models
+SYSTEMS = ["triton", "triton_streams", "torchserve"]  # in this order: the first's index has none of the second's models
 
 
 @pytest.fixture(scope="module")

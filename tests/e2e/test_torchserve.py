@@ -160,14 +160,29 @@ def test_a_handler_that_fails_is_told_in_torchserves_words(headway: Spoken, body
     assert error(answer) == (code, "InternalServerException", message)
 
 
-def test_requests_at_the_same_time_share_a_call_and_one_that_fails_takes_nobody_with_it(headway: Spoken) -> None:
+def test_requests_at_the_same_time_share_a_call_and_one_that_fails_takes_nobody_with_it(
+    headway: Spoken, tmp_path: Path
+) -> None:
     bodies = ["size", "raise", "size", "size"] * 2
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda body: headway.inference("POST", "/predictions/Echo", json=body), bodies))
     assert [one.status_code for one in answers] == [200, 503, 200, 200] * 2
-    with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: headway.inference("POST", "/predictions/Echo", json="size"), range(8)))
-    assert max(int(one.text) for one in answers) > 1
+    gate = tmp_path / "gate"
+
+    def unfinished() -> int:  # what the worker has claimed ahead is in progress, too
+        url = f"{headway.data_url}/v1/predictions?model=Echo&status="
+        return sum(len(httpx.get(url + status).json()["data"]) for status in ("queued", "in_progress"))
+
+    with ThreadPoolExecutor(9) as threads:
+        held = threads.submit(headway.inference, "POST", "/predictions/Echo", json={"until": str(gate)})
+        try:
+            wait_until(lambda: unfinished() == 1, 10, "the device to be busy")
+            sizes = [threads.submit(headway.inference, "POST", "/predictions/Echo", json="size") for _ in range(8)]
+            wait_until(lambda: unfinished() == 9, 10, "all to be queued")
+        finally:
+            gate.touch()
+        assert held.result().text == "held"
+        assert max(int(size.result().text) for size in sizes) == 4  # batchSize
 
 
 def test_a_request_may_ask_for_a_job_and_native_clients_see_the_same_prediction(headway: Spoken) -> None:

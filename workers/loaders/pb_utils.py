@@ -10,7 +10,7 @@ import logging
 import struct
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 
@@ -171,14 +171,24 @@ def _torch_of(exported: Any) -> Any:
     return torch
 
 
+class Answer(Protocol):
+    """Where a sender's responses go."""
+
+    def send(self, response: "InferenceResponse | None", final: bool) -> None: ...
+
+    def canceled(self) -> bool: ...
+
+
 class InferenceRequest:
     """One prediction, with its batch dimension."""
 
     def __init__(
-        self, inputs: Sequence[Tensor], *, item: Item, outputs: Sequence[str], model: str, version: int
+        self, inputs: Sequence[Tensor], *, item: Item, answer: Answer, outputs: Sequence[str], model: str, version: int
     ) -> None:
         self._inputs = list(inputs)
         self._item = item
+        self._sender = InferenceResponseSender(answer)
+        self.answered_by_sender = False
         self._outputs = list(outputs)
         self._model = model
         self._version = version
@@ -213,10 +223,11 @@ class InferenceRequest:
         return "{}"
 
     def is_cancelled(self) -> bool:
-        return self._item.canceled()
+        return self._sender.is_cancelled()
 
-    def get_response_sender(self) -> NoReturn:
-        raise TritonModelException("this model is not decoupled: return one InferenceResponse for each request")
+    def get_response_sender(self) -> "InferenceResponseSender":
+        self.answered_by_sender = True
+        return self._sender
 
     def exec(self, decoupled: bool = False) -> NoReturn:
         _no_other_models()
@@ -251,6 +262,29 @@ class InferenceResponse:
 
     def parameters(self) -> str:
         return self._parameters or "{}"
+
+
+class InferenceResponseSender:
+    """Answers one request, from any thread, also after `execute` has returned."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
+        """Raises TritonModelException for what a request cannot be answered."""
+        if flags not in (0, TRITONSERVER_RESPONSE_COMPLETE_FINAL):
+            raise TritonModelException("Unable to send response. Unsupported flag provided.")
+        if response is not None and not isinstance(response, InferenceResponse):
+            raise TypeError(f"a response is a {type(response).__name__}, and should be an InferenceResponse")
+        if response is None and not flags:
+            raise TritonModelException(
+                "Inference Response object must be provided when the response flags is set to zero."
+            )
+        self._answer.send(response, flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody wants it any more."""
+        return self._answer.canceled()
 
 
 class PreferredMemory:

@@ -38,11 +38,16 @@ class RepositoryModel:
         self._text = [name for name, tensor in self.inputs.items() if tensor.dtype == "string"]
         self._forms_in = _differing(manifest.inputs, within.inputs)
         self._forms_out = _differing(within.outputs, manifest.outputs)
+        self._decoupled = getattr(model, "decoupled", False)
+        if self._decoupled:
+            model.given = self._given  # type: ignore[attr-defined]  # of each response, when it is sent
 
     def predict(self, inputs: list[Any], context: Context) -> object:
         if self._text or self._forms_in:
             inputs = [self._taken(arrays) for arrays in inputs]
         answers: Any = self._model.predict(inputs, context)
+        if self._decoupled:
+            return answers
         kinds = [item.content_type for item in context.items]
         return [self._given(answer, kind) for answer, kind in zip(answers, kinds, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The generate extension: one request in plain JSON, its keys the model's inputs, for models that give one value."""
+"""The generate extension: one request in plain JSON, its keys the model's inputs, and as plain what it answers."""
 
 import math
 from typing import Any
@@ -7,9 +7,11 @@ import msgspec
 import numpy as np
 
 from api.dialects.oip import metadata
+from api.dialects.oip.decoupled import Answered
 from api.dialects.oip.errors import Code, Refused
-from api.dialects.oip.inference import JSON_INPUT, Reply
+from api.dialects.oip.inference import Reply
 from api.dialects.oip.requests import Inference, read
+from api.dialects.rows import JSON_INPUT
 from headway.manifest import Manifest
 
 
@@ -53,14 +55,24 @@ def _filled(name: str, shape: tuple[int, ...], values: list[Any]) -> list[int]:
 
 
 def answer_of(reply: Reply) -> bytes:
-    """JSON. Raises Refused for an output of more than one value."""
+    """JSON: an output of one value as that, any other as a flat list."""
     shown: dict[str, Any] = {"model_name": reply.model, "model_version": reply.version}
+    if reply.id:
+        shown["id"] = reply.id
     for output in reply.outputs:
-        if output.array.size > 1:
-            raise Refused(Code.INVALID_ARG, f"output tensor shape does not match size of output for '{output.name}'")
-        values = output.array.reshape(-1).tolist()
-        shown[output.name] = _value(values[0]) if values else []
-    return msgspec.json.encode(shown)
+        values = [_value(one) for one in output.array.reshape(-1).tolist()]
+        shown[output.name] = values[0] if len(values) == 1 else values
+    return msgspec.json.encode(shown, order="sorted")
+
+
+def event_of(one: Answered) -> bytes:
+    """Of an answer that has something to show."""
+    if one.reply is not None:
+        return _EVENT % answer_of(one.reply)
+    return _EVENT % msgspec.json.encode({"error": str(one.error)})
+
+
+_EVENT = b"data: %b\n\n"
 
 
 def _value(value: Any) -> Any:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -21,8 +21,9 @@ from tritonclient.grpc import service_pb2
 from api import metrics
 from api.access import NOBODY, Caller
 from api.dialects import jobs
-from api.dialects.oip import inference, messages, metadata, repository
+from api.dialects.oip import decoupled, ensembles, inference, messages, metadata, repository
 from api.dialects.oip.errors import Code, Refused, refused_of
+from api.dialects.oip.requests import Inference
 from api.dialects.oip.statistics import Statistics, statistics_of
 from api.entrance import Entrance, one_authorization
 from api.exchange import Call, Disconnected, request_id, single_headers
@@ -192,20 +193,24 @@ class _Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
     # A stream
 
     async def _stream(self, _: Any, context: Context) -> None:
-        """Each request is one for itself, many at once; they are answered in their order."""
+        """Each request is one for itself, many at once; they are answered in their order.
+
+        Only the responses of decoupled models come as they come.
+        """
         gone = asyncio.Event()
         caller = reader = None
         try:
             headers, id_ = _headers(context)
             caller = self._entrance.enter(headers.get(b"authorization"))
             caller.must("predict")
-            stream = _Stream()
+            stream = _Stream(context, gone)
             reader = asyncio.create_task(self._read(stream, context, headers, id_, gone))
             self._readers.add(reader)
             reader.add_done_callback(self._readers.discard)
             reader.add_done_callback(lambda _: stream.answers.put_nowait(None))
             while (answer := await stream.answers.get()) is not None:
-                await context.write(await answer)
+                if (message := await answer) is not None:
+                    await stream.write(message)
                 stream.room.release()
             if not reader.cancelled():
                 reader.result()
@@ -228,30 +233,42 @@ class _Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
                 raise Refused(Code.INVALID_ARG, "the message is none of this method") from error
             if request is grpc.aio.EOF:
                 return
-            task = asyncio.create_task(self._one(headers, id_, gone, request))
+            task = asyncio.create_task(self._one(stream, headers, id_, gone, request))
             self._working.add(task)
             task.add_done_callback(self._done)
             stream.answers.put_nowait(task)
 
-    async def _one(self, headers: dict[bytes, bytes], id_: str, gone: asyncio.Event, request: Any) -> Message:
-        """A request of a stream. Its key may have been revoked since the one before."""
+    async def _one(
+        self, stream: "_Stream", headers: dict[bytes, bytes], id_: str, gone: asyncio.Event, request: Any
+    ) -> Message | None:
+        """What a request of a stream is answered in its place; None: a decoupled model has answered it as it liked.
+
+        Its key may have been revoked since the one before.
+        """
         answer = service_pb2.ModelStreamInferResponse()
         caller: Caller | None = None
         try:
             caller = self._entrance.enter(headers.get(b"authorization"))
             caller.must("predict")
             call = _call(_STREAM, headers, id_, caller, gone)
-            answer.infer_response.CopyFrom(await self._methods.infer(request, call))
-            answer.infer_response.parameters["triton_final_response"].bool_param = True
+            several = await self._methods.several(request, call)
+            if several is None:
+                answer.infer_response.CopyFrom(await self._methods.infer(request, call))
+                answer.infer_response.parameters[decoupled.FINAL].bool_param = True
+            else:
+                async with contextlib.aclosing(several) as responses:
+                    async for response in responses:
+                        await stream.write(response)
             metrics.count_request(_label(_STREAM), 200)
+            return answer if several is None else None
         except Exception as error:
             refused = _CANCELED if isinstance(error, Disconnected) else refused_of(error)
             metrics.count_request(_label(_STREAM), refused.code.http)
             answer.error_message = str(refused)[:_MOST_DETAILS]
             answer.infer_response.id = request.id
+            return answer
         finally:
             self._entrance.leave(caller)
-        return answer
 
     async def _health(self, _: bytes, context: Context) -> bytes:
         return _SERVING if await repository.is_ready(self._service) else _NOT_SERVING
@@ -260,9 +277,19 @@ class _Answering(grpc.GenericRpcHandler):  # type: ignore[misc]
 class _Stream:
     """What was read of one, and is answered in this order; None: nothing more comes."""
 
-    def __init__(self) -> None:
-        self.answers: asyncio.Queue[asyncio.Task[Message] | None] = asyncio.Queue()
+    def __init__(self, context: Context, gone: asyncio.Event) -> None:
+        self.answers: asyncio.Queue[asyncio.Task[Message | None] | None] = asyncio.Queue()
         self.room = asyncio.Semaphore(_AHEAD)
+        self._context = context
+        self._gone = gone
+        self._writing = asyncio.Lock()
+
+    async def write(self, message: Message) -> None:
+        """One at a time, as fast as the client takes them. Raises Disconnected."""
+        async with self._writing:
+            if self._gone.is_set():
+                raise Disconnected
+            await self._context.write(message)
 
 
 _CANCELED = Refused(Code.UNAVAILABLE, "the caller has gone")
@@ -369,8 +396,38 @@ class _Methods:
         if inference.is_job(asked) or jobs.is_job(call):
             reply = await inference.job(service, call, asked, request.SerializeToString(deterministic=True))
         else:
-            reply = await inference.infer(service, call, asked, self._statistics)
+            once = decoupled.NOT_BY_INFER
+            reply = await ensembles.infer(service, call, asked, self._statistics, once=once)
         return messages.reply_of(reply, asked)
+
+    async def several(self, request: Any, call: Call) -> AsyncGenerator[Message, None] | None:
+        """What a decoupled model answers; None: it is none, or a job is asked for. Raises Refused, Problem."""
+        service = self._service
+        service.submitter.check_room()
+        _, manifest = await inference.resolve(service, request.model_name, request.model_version)
+        if not inference.is_decoupled(manifest):
+            return None
+        asked = messages.inference_of(request)
+        if inference.is_job(asked) or jobs.is_job(call):
+            return None
+        call.params = {"model": request.model_name, "version": request.model_version}
+        return self._responses(call, asked)
+
+    async def _responses(self, call: Call, asked: Inference) -> AsyncGenerator[Message, None]:
+        """Raises Refused, Problem, Disconnected."""
+        empty_final = decoupled.wants_empty_final(asked)
+        async with contextlib.aclosing(decoupled.answers(self._service, call, asked, self._statistics)) as answers:
+            async for one in answers:
+                if one.reply is None and one.error is None and not empty_final:
+                    continue
+                message = service_pb2.ModelStreamInferResponse()
+                if one.reply is not None:
+                    message.infer_response.CopyFrom(messages.reply_of(one.reply, asked))
+                else:
+                    message.infer_response.model_name, message.infer_response.id = call.params["model"], asked.id
+                    message.error_message = "" if one.error is None else str(one.error)[:_MOST_DETAILS]
+                message.infer_response.parameters[decoupled.FINAL].bool_param = one.final
+                yield message
 
     async def index(self, request: Any, call: Call) -> Message:
         await self._service.registry.refresh()

@@ -1,25 +1,29 @@
 """The protocol's HTTP port: its table of routes, binary tensors both ways, and bodies compressed either way."""
 
+import contextlib
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
-from api.answers import Answer, Headers
+from api.answers import Answer, Headers, Streamed, Write
 from api.dialects import jobs
 from api.dialects.front import Dialect, Route
-from api.dialects.oip import errors, generate, metadata, repository
+from api.dialects.oip import decoupled, errors, generate, metadata, repository
 from api.dialects.oip.classification import classified
+from api.dialects.oip.decoupled import Answered
+from api.dialects.oip.ensembles import infer
 from api.dialects.oip.errors import Code, Refused
-from api.dialects.oip.inference import Output, Reply, infer, is_job, job, submit
+from api.dialects.oip.inference import Output, Reply, is_decoupled, is_job, job, submit
 from api.dialects.oip.requests import Inference, Wanted, read
 from api.dialects.oip.statistics import Statistics, statistics_of
 from api.endpoint import EndpointFunction
 from api.exchange import Call, too_large
+from api.problems import Problem
 from api.service import Service
 from headway import tensors
 from headway.keys import Scope
@@ -141,19 +145,51 @@ class _Port:
         return Answer(200, b"", ())
 
     async def generate(self, service: Service, call: Call) -> Answer:
-        return await self._generate(service, call, lambda body: Answer(200, body, _JSON))
-
-    async def generate_stream(self, service: Service, call: Call) -> Answer:
-        """One event: no model answers a request here more than once."""
-        return await self._generate(service, call, lambda body: Answer(200, b"data: %b\n\n" % body, _EVENTS))
-
-    async def _generate(self, service: Service, call: Call, form: Callable[[bytes], Answer]) -> Answer:
-        body = await _body(service, call)
-        row, _ = await _version(service, call)
-        inference = generate.inference_of(body, row.manifest)
+        """Of a decoupled model, its only answer."""
+        body, inference, several = await _generation(service, call)
         if jobs.is_job(call):
             return await submit(service, call, inference, body)
-        return form(generate.answer_of(await infer(service, call, inference, self._statistics)))
+        ask = decoupled.only if several else infer
+        return Answer(200, generate.answer_of(await ask(service, call, inference, self._statistics)), _JSON)
+
+    async def generate_stream(self, service: Service, call: Call) -> Answer | Streamed:
+        """An event each time the model answers; the status is that of the first."""
+        body, inference, several = await _generation(service, call)
+        if jobs.is_job(call):
+            return await submit(service, call, inference, body)
+        if not several:
+            reply = await infer(service, call, inference, self._statistics)
+            return Answer(200, generate.event_of(Answered(True, reply)), _EVENTS)
+        events = self._events(service, call, inference)
+        first = await anext(events, None)
+        if first is None:
+            return Answer(200, b"", _EVENTS)
+        status = 200 if first.error is None else first.error.code.http
+        if not call.takes_pieces:
+            pieces = [generate.event_of(first)] + [generate.event_of(one) async for one in events]
+            return Answer(status, b"".join(pieces), _EVENTS)
+
+        async def write(write: Write) -> None:
+            async with contextlib.aclosing(events):
+                await write(generate.event_of(first))
+                async for one in events:
+                    await write(generate.event_of(one))
+
+        return Streamed(_EVENTS, write, status)
+
+    async def _events(self, service: Service, call: Call, inference: Inference) -> AsyncGenerator[Answered, None]:
+        """The answers that have something to show; what goes wrong after the first is one, too."""
+        begun = False
+        try:
+            async with contextlib.aclosing(decoupled.answers(service, call, inference, self._statistics)) as answers:
+                async for one in answers:
+                    if one.reply is not None or one.error is not None:
+                        begun = True
+                        yield one
+        except (Refused, Problem) as error:
+            if not begun:
+                raise
+            yield Answered(True, error=errors.refused_of(error))
 
     async def logging(self, service: Service, call: Call) -> Answer:
         raise Refused(Code.UNSUPPORTED, "this server logs as its operator says, not its clients")
@@ -183,7 +219,7 @@ class _Port:
         if is_job(inference):
             reply = await job(service, call, inference, body)
         else:
-            reply = await infer(service, call, inference, self._statistics)
+            reply = await infer(service, call, inference, self._statistics, once=decoupled.NOT_BY_HTTP)
         answer = written(reply, inference)
         return _deflated(answer, call.headers.get(b"accept-encoding", b""))
 
@@ -201,6 +237,13 @@ async def _body(service: Service, call: Call) -> bytes:
 
 async def _version(service: Service, call: Call) -> tuple[Version, list[str]]:
     return await repository.version_of(service, call.params["model"], call.params.get("version"))
+
+
+async def _generation(service: Service, call: Call) -> tuple[bytes, Inference, bool]:
+    """(body, what it asks, whether the model may answer it several times). Raises Refused, Problem, Disconnected."""
+    body = await _body(service, call)
+    row, _ = await _version(service, call)
+    return body, generate.inference_of(body, row.manifest), is_decoupled(row.manifest)
 
 
 def _decoded(body: bytes) -> dict[str, Any]:

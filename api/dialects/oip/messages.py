@@ -14,7 +14,8 @@ from tritonclient.grpc import service_pb2
 from api.dialects.oip.classification import classified
 from api.dialects.oip.errors import Code, Refused
 from api.dialects.oip.inference import Reply
-from api.dialects.oip.requests import Given, Inference, Wanted, check, classes_of, without_shared_memory
+from api.dialects.oip.requests import Inference, Wanted, check, classes_of, without_shared_memory
+from api.dialects.rows import Given
 from headway import tensors
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import headway
-from api.dialects.oip.inference import JSON_INPUT, JSON_OUTPUT, shape_of
+from api.dialects.rows import JSON_INPUT, JSON_OUTPUT, shape_of
 from headway import tensors
 from headway.manifest import Manifest, Tensor
 from headway.registry import Version

@@ -10,7 +10,7 @@ from api.exchange import Call
 from api.registry import ModelView
 from api.service import Service
 from headway.errors import StorageUnavailable
-from headway.registry import Version
+from headway.registry import Version, Wish
 
 #: A load is waited for this long.
 LOAD_S = 600.0
@@ -72,8 +72,8 @@ async def load(service: Service, call: Call, name: str) -> None:
     if view is None:
         raise Refused(Code.INTERNAL, f"failed to load '{name}', failed to poll from model repository")
     wanted = [row for row in view.versions.values() if view.wanted(row.version)]
-    for row in wanted:
-        await service.threads.run(lambda row=row: service.models.wish(name, row.version, None))  # type: ignore[misc]
+    for row in _with_steps(service, wanted):
+        await service.threads.run(lambda row=row: service.models.wish(row.model, row.version, _wish(service, row)))  # type: ignore[misc]
     audit.changed(call, f"load {name}", model=name)
     give_up = time.monotonic() + LOAD_S
     while True:
@@ -81,12 +81,33 @@ async def load(service: Service, call: Call, name: str) -> None:
         states = [service.registry.views[name].versions[row.version] for row in wanted]
         if failed := next((row for row in states if row.state == "failed"), None):
             state = f"version {failed.version} is at UNAVAILABLE state: Internal: {failed.reason};"
+            if failed.manifest.steps:
+                state = f"{failed.reason}\n"
             raise Refused(Code.INVALID_ARG, f"load failed for model '{name}': {state}")
         if all(row.state == "ready" for row in states):
             return
         if time.monotonic() >= give_up:
             raise Refused(Code.UNAVAILABLE, f"model '{name}' is still loading")
         await asyncio.sleep(_LOOK_S)
+
+
+def _with_steps(service: Service, rows: list[Version]) -> list[Version]:
+    """And the versions that ensembles among them are made of."""
+    found = {(row.model, row.version): row for row in rows}
+    ahead = list(rows)
+    while ahead:
+        for step in ahead.pop().manifest.steps:
+            view = service.registry.views.get(step.model)
+            row = None if view is None else view.versions.get(step.version or view.latest)
+            if row is not None and (row.model, row.version) not in found:
+                found[row.model, row.version] = row
+                ahead.append(row)
+    return list(found.values())
+
+
+def _wish(service: Service, row: Version) -> Wish | None:
+    """What loads it, and keeps it loaded."""
+    return None if service.registry.views[row.model].wanted(row.version) else "load"
 
 
 def unconfigurable() -> Refused:

@@ -13,17 +13,9 @@ import msgspec
 import numpy as np
 
 from api.dialects.oip.errors import Code, Refused
+from api.dialects.rows import Given
 from headway import tensors
 from headway.errors import InputRefused
-
-
-class Given(NamedTuple):
-    """An input; `data` as `headway.tensors` has it."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: bytes | memoryview
 
 
 class Wanted(NamedTuple):

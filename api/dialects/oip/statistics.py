@@ -108,6 +108,16 @@ class Statistics:
             batch.count += 1
             batch.ns += (one.predict_us or 0) * 1000
 
+    def add_whole(self, model: str, version: str, rows: int, began: int) -> None:
+        """A request that an ensemble has answered; what its steps took is counted of them."""
+        counts = self.versions[model, version]
+        counts.last_ms = now_us() // 1000
+        counts.inferences += rows
+        counts.executions += 1
+        counts.durations["success"].add(now_us() - began)
+        for kind in ("queue", "compute_input", "compute_infer", "compute_output"):
+            counts.durations[kind].add(0)
+
     def shown(self, model: str, version: str) -> Mapping[str, object]:
         """A member of `model_stats`."""
         counts = self.of(model, version)

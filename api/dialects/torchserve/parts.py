@@ -6,21 +6,17 @@ client has been sent is always the beginning of the reply in the end; where that
 the connection ends without a last chunk, as TorchServe's does.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
-from redis.exceptions import RedisError
 
 from api.answers import Answer, BrokenOff, Streamed, Write
-from api.asking import cancel, ended_of
 from api.dialects.torchserve.errors import Refused
 from api.dialects.torchserve.replies import head_of, text_of
-from api.exchange import Call, Disconnected
-from api.reporting import Tail
+from api.exchange import Call
+from api.following import Following
 from api.service import Service
-from api.waiting import Waiter
 from headway import envelopes
 from headway.notices import Ended
 from headway.reports import Report
@@ -93,22 +89,16 @@ class Parts:
         ended: Callable[[Ended | Prediction | None], Awaitable[Answer]],
     ) -> None:
         """`ended` makes the whole reply, or raises Refused; None: it had not ended when the time was up."""
-        self._service = service
-        self._call = call
-        self._id = id_
-        self._now = asyncio.get_running_loop().time
-        self._deadline = self._now() + within_s
         self._ended = ended
-        self._tail = Tail(service.reports, id_)
+        self._following = Following(service, call, id_, within_s)
         self._said = Said()
-        self._end: Ended | Prediction | None = None
 
     async def answer(self) -> Answer | Streamed:
         """As soon as there is a part; the whole where the end comes first. To be called in the step of the report."""
         pieces = self._pieces()
         first = await anext(pieces, None)
         if first is None:
-            return await self._ended(self._end)
+            return await self._ended(self._following.end)
 
         async def write(write: Write) -> None:
             async with contextlib.aclosing(pieces):
@@ -123,48 +113,17 @@ class Parts:
     async def _rest(self) -> bytes:
         """What the whole has beyond what was sent. Raises BrokenOff."""
         try:
-            whole = (await self._ended(self._end)).body
+            whole = (await self._ended(self._following.end)).body
         except Refused as refused:
             raise BrokenOff(str(refused)) from refused
         return self._said.rest(whole)
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         """What is new, until it has ended or the time is up. Raises Disconnected."""
-        waiter = self._register()
-        try:
-            while True:
-                while not waiter.ended and (piece := await self._news()) is not None:
-                    if piece:
-                        yield piece
-                await waiter.wait()
-                before, waiter = waiter, self._register()
-                if before.ended or before.hung_up or not before.reported:
-                    await self._settle(before)
-                    return
-        finally:
-            waiter.close()
-
-    def _register(self) -> Waiter:
-        left_s = max(0.0, self._deadline - self._now())
-        return self._service.waiting.register(
-            (self._id,), left_s, receive=self._call.receive, until_report=True, grace=True
-        )
-
-    async def _settle(self, waiter: Waiter) -> None:
-        self._end = (await ended_of(self._service, waiter)).get(self._id)
-        if self._end is None:
-            await cancel(self._service, self._call, [self._id])
-            if waiter.hung_up:
-                raise Disconnected
-
-    async def _news(self) -> bytes | None:
-        """A page of what is not sent yet; None: that is all there is now."""
         said = self._said
-        try:
-            while not (reports := await self._tail.next(said.attempt, said.n, None)):
-                if self._tail.ahead <= said.attempt:
-                    return None
-                said.begin(self._tail.ahead)
-        except RedisError:
-            return None
-        return said.take(reports)
+        async with contextlib.aclosing(self._following.pages()) as pages:
+            async for attempt, reports in pages:
+                if attempt != said.attempt:
+                    said.begin(attempt)
+                if piece := said.take(reports):
+                    yield piece
