@@ -3,8 +3,6 @@
 Each is one statement on one row, so of two at once one wins and the other is told how it found things.
 """
 
-from collections.abc import Callable
-
 from api.answers import Answer
 from api.exchange import Call, query_parameters
 from api.ownership import id_of, there
@@ -17,20 +15,27 @@ from headway.rendering import path_of
 from headway.states import Status
 from headway.types import Prediction
 
-_Verb = Callable[[str, str], tuple[bool, Prediction | None]]
-
 
 async def cancel(service: Service, call: Call) -> Answer:
     """200 canceled, at once or before; 202 canceling, until the device is free of it."""
-    changed, row = await _change(service, call, service.predictions.cancel)
+    query_parameters(call.query, {})
+    row = await canceled(service, id_of(call), call.tenant)
+    if row.status is Status.CANCELING:
+        return prediction_answer(202, row, service.settings.public_url, (RETRY_AFTER,))
+    return prediction_answer(200, row, service.settings.public_url, ())
+
+
+async def canceled(service: Service, id_: str, tenant: str) -> Prediction:
+    """A tenant's, once it is canceled or canceling. Raises Problem."""
+    changed, found = await service.threads.run(lambda: service.predictions.cancel(id_, tenant))
+    row = there(tenant, found)
     if row.status is Status.CANCELING:
         service.publisher.cancel([row.id])  # asked again, it is said again: the first word may be lost
-        return prediction_answer(202, row, service.settings.public_url, (RETRY_AFTER,))
-    if row.status is not Status.CANCELED:
+    elif row.status is not Status.CANCELED:
         raise Problem("already_terminal", f"The prediction has {row.status.label} already.")
-    if changed:
+    elif changed:
         service.publisher.notify({row.id: ended_of(row)})
-    return prediction_answer(200, row, service.settings.public_url, ())
+    return row
 
 
 async def retry(service: Service, call: Call) -> Answer:
@@ -65,10 +70,3 @@ async def delete(service: Service, call: Call) -> Answer:
     for one in (id_, *await service.threads.run(lambda: service.predictions.shadows_of(id_))):
         await service.forget_blobs(one)
     return Answer(204, b"", ((b"cache-control", b"private, no-cache"),))
-
-
-async def _change(service: Service, call: Call, verb: _Verb) -> tuple[bool, Prediction]:
-    query_parameters(call.query, {})
-    id_ = id_of(call)
-    changed, row = await service.threads.run(lambda: verb(id_, call.tenant))
-    return changed, there(call.tenant, row)

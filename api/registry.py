@@ -143,7 +143,9 @@ class ModelView:
         cls, name: str, rows: Iterable[Version], route: Route | None = None, before: "ModelView | None" = None
     ) -> "ModelView":
         """`before`: the last view of the same model, whose turns go on while its weights stand."""
-        ordered = sorted(rows, key=_age)
+        rows = list(rows)
+        named = {row.manifest.latest for row in rows}
+        ordered = sorted(rows, key=lambda row: (row.version in named, *_age(row)))
         route = route or Route()
         versions = {row.version: row for row in ordered}
         own = ordered[-1].manifest.aliases
@@ -162,7 +164,7 @@ class ModelView:
             widest=max(targets.values(), key=lambda target: target.max_queue),
             aliases={alias: version for alias, version in said.items() if version is not None},
             declared_aliases=own,
-            latest=max(ordered, key=lambda row: (readiness(row), _age(row))).version,
+            latest=max(ordered, key=lambda row: (readiness(row), row.version in named, *_age(row))).version,
             route=route,
             split=split,
         )

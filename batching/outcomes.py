@@ -273,7 +273,7 @@ def item_error(error: BaseException) -> ItemError:
     if isinstance(error, InvalidInput):
         return ItemError(ItemCode.INVALID_INPUT, storable(_text(error) or "the model refused the input"))
     if isinstance(error, ItemFailed):
-        return ItemError(error.code, storable(_text(error)))
+        return ItemError(error.code, storable(_text(error), None if error.whole else MESSAGE_CHARACTERS))
     if isinstance(error, _OutputInvalid):
         return ItemError(ItemCode.OUTPUT_INVALID, storable(_text(error)))
     code = ItemCode.OUT_OF_MEMORY if _out_of_memory(error) else ItemCode.MODEL_ERROR
@@ -302,9 +302,9 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def storable(text: str) -> str:
-    """The text, cut at MESSAGE_CHARACTERS, without what a database cannot store."""
-    text = text[:MESSAGE_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+def storable(text: str, most: int | None = MESSAGE_CHARACTERS) -> str:
+    """The text, cut at so many characters, without what a database cannot store."""
+    text = text[:most].encode("utf-8", "replace").decode("utf-8")
     return text.replace("\0", "\ufffd")
 
 

@@ -14,6 +14,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "torchserve": ("inference", "management", "metrics"),
         "kserve": ("http", "grpc"),
         "mlserver": ("http", "grpc"),
+        "bentoml": ("http",),
     }
 )
 #: At these, something else than HTTP/1.1.

@@ -87,6 +87,8 @@ class ItemError:
 class ItemFailed(HeadwayError):  # noqa: N818
     """Of a loader: one prediction fails with this code, and the message as it is."""
 
-    def __init__(self, code: ItemCode, message: str) -> None:
+    def __init__(self, code: ItemCode, message: str, *, whole: bool = False) -> None:
+        """`whole`: the message is no prose, and worth nothing when it is cut; its length is the loader's concern."""
         super().__init__(message)
         self.code = code
+        self.whole = whole

@@ -125,6 +125,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, Tensor] = {}
     policy: Policy = "latest"
     aliases: dict[str, str] = {}  # alias → version
+    latest: str | None = None  # the version, where another server's folder says which; None: by number and age
     entry: str | None = None  # "package.module:Class"
     instances: int = 1  # device processes per device
     memory_bytes: int | None = None  # what an instance takes on its device; None: as it was measured
@@ -208,8 +209,13 @@ def parse(raw: Mapping[str, Any]) -> Manifest:
     )
 
 
-def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Manifest:
-    """The manifest with the inputs and outputs that a loaded model reported (a graph knows its own)."""
+def with_signature(
+    manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[str, Tensor], said: Mapping[str, Any] | None = None
+) -> Manifest:
+    """The manifest with the inputs and outputs that a loaded model reported (a graph knows its own).
+
+    `said`: what else of it belongs into `config`.
+    """
     batching = manifest.batching
     if "size" not in manifest.config.get("batching", {}):
         batching = msgspec.structs.replace(batching, size=_default_size(inputs))
@@ -218,6 +224,8 @@ def with_signature(manifest: Manifest, inputs: dict[str, Tensor], outputs: dict[
         from headway.triton import mapping  # which builds on this module
 
         config = {**config, "triton": mapping.said_by_the_model(manifest, inputs, outputs)}
+    if said:
+        config = {**config, **said}
     return msgspec.structs.replace(manifest, batching=batching, inputs=inputs, outputs=outputs, config=config)
 
 

@@ -9,36 +9,24 @@ The rule: an archive is a stranger's. Nothing of it lands outside its folder, no
 bounded as it is unpacked and not by what it says of itself, and what is cut off or no archive leaves nothing behind.
 """
 
-import contextlib
-import gzip
-import os
 import shutil
-import stat
-import tarfile
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from headway import registration
+from headway import registration, unpacking
 from headway.errors import ManifestError
 from headway.manifest import Manifest
 from headway.registration import Registration
+from headway.unpacking import MOST_BYTES, MOST_FILES, Room, inside
 
 #: Where an archive says what it is; what makes a version folder TorchServe's.
 MANIFEST = "MAR-INF/MANIFEST.json"
 
-#: Bytes and files that an archive may unpack to.
-MOST_BYTES = 64 * 1024**3
-MOST_FILES = 20_000
 _MOST_TEXT = 1024 * 1024  # bytes of a manifest, or of a model's YAML
-_LONGEST_NAME = 512
-_BLOCK = 1 << 16
-_MOST_PADDING = 16  # blocks behind the last file of a tar
 
 T = TypeVar("T")
 
@@ -111,7 +99,7 @@ def read(folder: Path) -> Archive:
         ("configFile", model.config_file),
         ("requirementsFile", model.requirements_file),
     ):
-        if name is not None and _inside(name) is None:
+        if name is not None and inside(name) is None:
             raise ManifestError(f"{file}: {key} is {name[:80]!r}, and should be a file of the archive")
     for key, name in (("serializedFile", model.serialized_file), ("modelFile", model.model_file)):
         if name and not (folder / name).is_file():
@@ -173,7 +161,7 @@ def unpack(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacking-") as made:
         folder = Path(made, "version")
         folder.mkdir()
-        _unpack(file, _Room(folder, most_bytes, most_files))
+        unpacking.unpack(file, Room(folder, most_bytes, most_files))
         archive = read(folder)
         finish(folder)
         folder.chmod(0o755)
@@ -185,143 +173,12 @@ def peek(file: Path, target: Path) -> Described:
     """What an archive says it is, without unpacking the rest. `target`: a folder to work in. Raises ManifestError."""
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as made:
         folder = Path(made)
-        _unpack(file, _Room(folder, _MOST_TEXT, MOST_FILES, wanted=lambda name: name == MANIFEST))
+        unpacking.unpack(file, Room(folder, _MOST_TEXT, MOST_FILES, wanted=lambda name: name == MANIFEST))
         said = _json(folder / MANIFEST)
         try:
             return msgspec.convert(said, _Manifest).model
         except msgspec.ValidationError as error:
             raise ManifestError(f"{MANIFEST}: {str(error)[:1].lower()}{str(error)[1:]}") from error
-
-
-class _Room:
-    """A folder that an archive's files are put into, and how much of it is left."""
-
-    def __init__(
-        self, folder: Path, most_bytes: int, most_files: int, wanted: Callable[[str], bool] = lambda name: True
-    ) -> None:
-        self._folder = folder
-        self._bytes = self._most_bytes = most_bytes
-        self._files = self._most_files = most_files
-        self._wanted = wanted
-
-    def put(self, name: str, stream: Callable[[], IO[bytes]]) -> None:
-        """Raises ManifestError where it does not fit, or leads elsewhere."""
-        path = self._path(name)
-        self._files -= 1
-        if self._files < 0:
-            raise ManifestError(f"it has more than {self._most_files} files")
-        if not self._wanted(path.as_posix()):
-            return
-        place = self._folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with stream() as source, _new(place, name) as sink:
-            while piece := source.read(1 << 20):
-                self._bytes -= len(piece)
-                if self._bytes < 0:
-                    raise ManifestError(f"it unpacks to more than {self._most_bytes} bytes")
-                sink.write(piece)
-
-    def folder(self, name: str) -> None:
-        path = self._path(name.rstrip("/") or ".")
-        if path.parts:
-            (self._folder / path).mkdir(parents=True, exist_ok=True)
-
-    def _path(self, name: str) -> PurePosixPath:
-        path = _inside(name)
-        if path is None:
-            raise ManifestError(f"it has a file named {name[:80]!r}, which is no place in a folder")
-        return path
-
-
-@contextlib.contextmanager
-def _new(place: Path, name: str) -> Iterator[IO[bytes]]:
-    try:
-        with place.open("xb") as sink:
-            yield sink
-    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        raise ManifestError(f"it has two files named {name[:80]!r}") from error
-
-
-def _unpack(file: Path, room: _Room) -> None:
-    try:
-        if file.is_dir():
-            _copy(file, room)
-        elif zipfile.is_zipfile(file):
-            _unzip(file, room)
-        elif _is_gzip(file):
-            _untar(file, room)
-        else:
-            raise ManifestError("it is no zip, and no gzipped tar")
-    except ManifestError as error:
-        raise ManifestError(f"{file}: {error}") from error
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        gzip.BadGzipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise ManifestError(f"{file}: the archive cannot be read: {error}") from error
-    except (NotADirectoryError, FileExistsError) as error:
-        raise ManifestError(f"{file}: a file and a folder have the same name in it") from error
-
-
-def _unzip(file: Path, room: _Room) -> None:
-    with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir():
-                room.folder(info.filename)
-            elif kind not in (0, stat.S_IFREG):
-                raise ManifestError(f"it has {info.filename[:80]!r}, which is no plain file")
-            else:
-                room.put(info.filename, lambda info=info: archive.open(info))  # type: ignore[misc]
-
-
-def _untar(file: Path, room: _Room) -> None:
-    with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-        for member in archive:
-            if member.isdir():
-                room.folder(member.name)
-            elif not member.isreg():
-                raise ManifestError(f"it has {member.name[:80]!r}, which is no plain file")
-            else:
-                room.put(member.name, lambda member=member: archive.extractfile(member) or _nothing())  # type: ignore[misc]
-        for _ in range(_MOST_PADDING):  # its checksum stands at its end
-            if not stream.read(_BLOCK):
-                return
-        raise ManifestError("there is too much behind its last file")
-
-
-def _copy(source: Path, room: _Room) -> None:
-    for folder, folders, names in os.walk(source):
-        for name in (*folders, *names):
-            path = Path(folder, name)
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise ManifestError(f"it has {path.relative_to(source).as_posix()[:80]!r}, which is no plain file")
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        for name in names:
-            path = Path(folder, name)
-            room.put(path.relative_to(source).as_posix(), lambda path=path: path.open("rb"))  # type: ignore[misc]
-
-
-def _nothing() -> IO[bytes]:
-    raise ManifestError("it has a file without content")
-
-
-def _is_gzip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
-
-
-def _inside(name: str) -> PurePosixPath | None:
-    """A path that stays in its folder, however it is read; None for any other."""
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or "\\" in name or ":" in name:
-        return None
-    path = PurePosixPath(name)
-    return None if path.is_absolute() or ".." in path.parts else path
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     models/sentiment/1/MAR-INF/…     an archive of TorchServe's, unpacked: `headway.mar`
     models/sentiment/inferenceservice.yaml     KServe's word of the model: `headway.kserve`
     models/sentiment/model-settings.json       MLServer's, here or in a version folder: `headway.mlserver`
+    models/sentiment/1/model.yaml    of BentoML's model store, or a service.py: `headway.bentoml`
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 """
@@ -16,13 +17,14 @@ from types import MappingProxyType
 
 import msgspec
 
-from headway import kserve, mar, mlserver, triton
+from headway import bentoml, kserve, mar, mlserver, triton
+from headway.bentoml import service, store
 from headway.digests import digest_of, sha256_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE, Manifest, read
 
 #: What a model folder says of itself, in one of these.
-CONFIGURATIONS = ("model.toml", triton.FILE, kserve.FILE)
+CONFIGURATIONS = ("model.toml", triton.FILE, kserve.FILE, bentoml.LATEST)
 #: What a version folder may hold → its framework; the first that is there wins, so a model.py may bring weights, and
 #: an archive both.
 ARTIFACTS = {
@@ -38,6 +40,9 @@ ARTIFACTS = {
     "model.ubj": "xgboost",
     "model.json": "xgboost",
     "model.txt": "lightgbm",
+    bentoml.BENTO: "bentoml.service",
+    bentoml.MODEL: "bentoml",
+    bentoml.SERVICE: "bentoml.service",
 }
 #: What runs whatever its file says while it is read: only where model.toml says `[artifact] trust = true`.
 UNPICKLED = ("joblib", "pickle")
@@ -115,6 +120,9 @@ def scan_model(
             return [broken(versions[-1], str(error))]
         if any(mlserver.is_one(place) for place in places.values()):
             manifest = mlserver.all_served(manifest)
+        if (named := bentoml.latest(folder)) in versions:
+            manifest = msgspec.structs.replace(manifest, latest=named)
+            versions = [*(version for version in versions if version != named), named]
         wanted = _wanted(manifest, versions)
         missing = [
             broken(version, f"{_said_by(manifest)} names version {version}, and {folder} has no such folder")
@@ -210,10 +218,8 @@ def _found(
     try:
         digest = digest_of(path, sha256, root=folder.parent.resolve())
         file_digest = sha256(files)
-        if framework == "torchserve":
-            manifest = mar.served(manifest, mar.read(path))
-        elif framework == "mlserver":
-            manifest = mlserver.served(manifest, folder.name, path, folder.parent)
+        manifest = _served(manifest, framework, path, folder)
+        if framework == "mlserver":
             reader = mlserver.unpickled(path, mlserver.read(path)[0])
     except ManifestError as error:
         return msgspec.structs.replace(found, error=str(error))
@@ -227,14 +233,24 @@ def _found(
     )
 
 
+def _served(manifest: Manifest, framework: str | None, path: Path, folder: Path) -> Manifest:
+    """With what another server's files in a version folder say. Raises ManifestError."""
+    match framework:
+        case "torchserve":
+            return mar.served(manifest, mar.read(path))
+        case "mlserver":
+            return mlserver.served(manifest, folder.name, path, folder.parent)
+        case "bentoml":
+            return store.served(manifest, path)
+        case "bentoml.service":
+            return service.served(manifest, path)
+    return manifest
+
+
 def _of_before(before: Found, manifest: Manifest, folder: Path) -> Manifest:
     """model.toml as it is now, for a version whose files are not to be read now."""
     try:
-        if before.framework == "torchserve":
-            return mar.served(manifest, mar.read(before.path))
-        if before.framework == "mlserver":
-            return mlserver.served(manifest, folder.name, before.path, folder.parent)
-        return manifest
+        return _served(manifest, before.framework, before.path, folder)
     except ManifestError:
         return before.manifest or manifest
 
@@ -244,7 +260,8 @@ def _distrusted(manifest: Manifest, version: str, framework: str | None, digest:
     pin = manifest.pin(version)
     if pin is not None and pin != digest:
         return f"its files have the sha256 {digest}, and model.toml says [artifact] sha256 = {pin}"
-    if framework in UNPICKLED and not manifest.artifact.trust:
+    pickled = framework in UNPICKLED or (framework == "bentoml" and store.is_pickled(manifest))
+    if pickled and not manifest.artifact.trust:
         return UNTRUSTED
     return None
 

@@ -503,6 +503,21 @@ def models_list(
         show_models(operator, model, as_json)
 
 
+@models_app.command("import")
+def models_import(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="As `bentoml models export` or `bentoml export` wrote them.")
+    ],
+    *,
+    models: ModelsOption = Path("models"),
+) -> None:
+    """Put exported models and services of BentoML (.bentomodel, .bento) into the models folder; no server need run."""
+    from headway.bentoml.exported import unpack
+
+    for file in files:
+        print(unpack(file, models))
+
+
 @models_app.command("load")
 def models_load(
     model: ModelArgument, version: VersionArgument, *, admin_url: AdminUrlOption = None, key: KeyOption = None

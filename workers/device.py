@@ -284,6 +284,7 @@ def _load(order: frames.Load, connection: Connection) -> Device | None:
                     outputs=device.model.outputs,
                     memory_bytes=_memory_bytes(order.device),
                     seconds=time.perf_counter() - began,
+                    said=getattr(device.model, "said", {}),
                 )
             )
         )

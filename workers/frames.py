@@ -6,7 +6,7 @@
 The rule: nothing that arrives here can run code (no pickle).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -47,6 +47,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     outputs: dict[str, Tensor]
     memory_bytes: int | None  # on the device; on cpu what the process holds
     seconds: float  # to import, load and warm up
+    said: dict[str, Any] = {}  # for `manifest.config`
 
 
 class NotLoaded(msgspec.Struct, frozen=True, tag=True):

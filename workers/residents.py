@@ -289,7 +289,10 @@ class Residents:
             other = self._shared.models.register(found, self._shared.worker_id, pinned=pinned)
             if other is None:
                 self._refused.pop(name, None)
+                before = self._registered.get(name)
                 self._registered[name] = found
+                if before is not None:
+                    self._reroute(found)
                 self._read_at = min(self._read_at, 0.0)
             else:
                 self._registered.pop(name, None)
@@ -298,6 +301,13 @@ class Residents:
             self._shared.models.let_go(*name, self._shared.worker_id)
             self._registered.pop(name, None)
             self._refused.pop(name, None)
+
+    def _reroute(self, found: Found) -> None:
+        """Where only the routing of what is loaded has changed."""
+        if found.error is None and found.manifest is not None:
+            form = Form(found.model, found.version, _digest(found.sha256, found.manifest))
+            if (one := self._residents.get(form)) is not None and one.serving is not None:
+                one.serving.reroute(found.manifest)
 
     def _refuse(self, name: tuple[str, str], found: Found, registered: str, pinned: bool) -> None:
         reason = found.error or (
@@ -542,7 +552,9 @@ def _digest(sha256: str, manifest: Manifest) -> str:
     if "triton" in config:
         config["triton"] = {key: value for key, value in config["triton"].items() if key != "version_policy"}
     artifact = Artifact(trust=manifest.artifact.trust)
-    loaded = msgspec.structs.replace(manifest, policy="latest", aliases={}, artifact=artifact, config=config)
+    loaded = msgspec.structs.replace(
+        manifest, policy="latest", aliases={}, latest=None, artifact=artifact, config=config
+    )
     return hashlib.sha256(sha256.encode() + msgspec.json.encode(loaded)).hexdigest()
 
 

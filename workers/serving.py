@@ -72,6 +72,7 @@ class Serving:
         self._states: dict[int, State] = {}
         self._memory: dict[int, int] = {}
         self._began = 0.0
+        self._loaded: Loaded | None = None  # of one of the instances, which all say the same
         self._used_at = 0.0
         self.runners = [
             Runner(
@@ -191,12 +192,21 @@ class Serving:
             extra={"model": self.model, "version": self.version, "state": state},
         )
         if loaded is not None:
-            self._describe(loaded)
+            self._loaded = loaded
+            self._describe()
         self._on_change()
 
-    def _describe(self, loaded: Loaded) -> None:
+    def reroute(self, manifest: Manifest) -> None:
+        """The same version's manifest with another routing: SQL knows that one, and not yet what the model said."""
+        self.manifest = manifest
+        self._describe()
+
+    def _describe(self) -> None:
         """What the loaded model said of itself."""
-        manifest = with_signature(self.manifest, loaded.inputs, loaded.outputs)
+        loaded = self._loaded
+        if loaded is None:
+            return
+        manifest = with_signature(self.manifest, loaded.inputs, loaded.outputs, loaded.said)
         try:
             self._shared.models.describe(self.model, self.version, loaded.framework, manifest)
         except StorageUnavailable as error:

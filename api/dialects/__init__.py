@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
-from api.dialects import kserve, mlserver, torchserve
+from api.dialects import bentoml, kserve, mlserver, torchserve
 from api.dialects.front import Dialect
 from api.dialects.oip import http as oip_http
 from api.dialects.oip import metrics as oip_metrics
@@ -24,6 +24,7 @@ _HTTP = {
     **torchserve.FRONTS,
     ("kserve", "http"): kserve.front,
     ("mlserver", "http"): mlserver.front,
+    ("bentoml", "http"): bentoml.front,
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.dialects import building, comparing, ours, recording
 
-SYSTEMS = ("triton", "triton_streams", "torchserve", "kserve", "mlserver")
+SYSTEMS = ("triton", "triton_streams", "torchserve", "kserve", "mlserver", "bentoml", "bentoml_tasks")
 
 
 def main() -> int:

@@ -24,9 +24,10 @@ JSON_LENGTH = "inference-header-content-length"
 _HEADERS = (
     "content-type", "content-encoding", JSON_LENGTH, "allow", "retry-after", "x-request-id", "x-said",
     "ce-specversion", "ce-type", "ce-source", "ce-id", "ce-time", "ce-requestid", "ce-modelid",
+    "content-disposition", "x-bentoml-request-id",
 )  # fmt: skip
 #: Headers that are there or not: what they say is another thing each time, or how a JSON encoder spaces.
-_ANYTHING = (JSON_LENGTH, "x-request-id", "ce-time")
+_ANYTHING = (JSON_LENGTH, "x-request-id", "x-bentoml-request-id", "ce-time")
 ANY = "*"
 #: The port of requests that are no HTTP (`tests.dialects.streams`).
 GRPC = "grpc"
@@ -60,6 +61,7 @@ class Case(msgspec.Struct, omit_defaults=True):
     requests: list[Request]
     replies: list[Reply] = []
     slow: bool = False  # left out where there is little time
+    in_order: bool = False  # its requests are sent one after the other (`tests.dialects.tasks`)
 
 
 class Recording(msgspec.Struct):
@@ -77,6 +79,7 @@ class Recording(msgspec.Struct):
                 for key, values in (("requests", case.requests), ("replies", case.replies))
             ]
             head = f'    "name": {_line(case.name)},\n' + ('    "slow": true,\n' if case.slow else "")
+            head += '    "in_order": true,\n' if case.in_order else ""
             lines.append("  {\n" + head + ",\n".join(parts) + "\n  }")
         return f'{{\n"server": {_line(self.server)},\n"cases": [\n' + ",\n".join(lines) + "\n]\n}\n"
 
@@ -110,12 +113,12 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 def send(requests: Sequence[Request], ports: Mapping[str, str], volatile: Volatile) -> list[Reply]:
     """`ports`: name → http://host:port."""
     if len(requests) == 1:
-        return [_send(requests[0], ports, volatile)]
+        return [send_one(requests[0], ports, volatile)]
     replies: list[Reply] = [Reply()] * len(requests)
 
     def one(index: int) -> None:
         time.sleep(index * _APART_S)
-        replies[index] = _send(requests[index], ports, volatile)
+        replies[index] = send_one(requests[index], ports, volatile)
 
     threads = [threading.Thread(target=one, args=[index]) for index in range(len(requests))]
     for thread in threads:
@@ -125,7 +128,8 @@ def send(requests: Sequence[Request], ports: Mapping[str, str], volatile: Volati
     return replies
 
 
-def _send(request: Request, ports: Mapping[str, str], volatile: Volatile) -> Reply:
+def send_one(request: Request, ports: Mapping[str, str], volatile: Volatile) -> Reply:
+    """What comes back."""
     if request.port == GRPC:
         from tests.dialects import streams  # gRPC, only for cases of it
 

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
+
 from headway.running import RunningHeadway
+from headway.testing import wait_until
 from tests.dialects import archives, folders, recording
 from tests.dialects.exchanges import GRPC, Case
 from tests.dialects.servers import MODELS
@@ -18,6 +21,8 @@ _DIALECTS = {
     "torchserve": ("torchserve", {"inference": "inference", "management": "management"}),
     "kserve": ("kserve", {"inference": "http"}),
     "mlserver": ("mlserver", {"inference": "http"}),
+    "bentoml": ("bentoml", {"inference": "http"}),
+    "bentoml_tasks": ("bentoml", {"inference": "http"}),
 }
 
 
@@ -31,6 +36,9 @@ class Ours:
     def ask(self, system: str, cases: Sequence[Case]) -> list[Case]:
         """The cases with our replies."""
         dialect, roles = _DIALECTS[system]
+        if dialect == "bentoml":
+            ready = f"{self._urls['bentoml.http']}/readyz"
+            wait_until(lambda: httpx.get(ready).status_code == 200, 30, "the services to be loaded")
         ports = {port: self._urls[f"{dialect}.{role}"] for port, role in roles.items()}
         if GRPC in ports:
             ports[GRPC] = f"grpc://{ports[GRPC].partition('//')[2]}"
@@ -49,6 +57,8 @@ def running(systems: Sequence[str], folder: Path, *, quick: bool = False) -> Ite
         archives.build(models, only=archives.QUICK if quick else archives.ALL)
     for system in set(systems) & {"kserve", "mlserver"}:
         folders.build(system, models, Path(sys.executable), quick=quick)
+    if {"bentoml", "bentoml_tasks"} & set(systems):
+        shutil.copytree(MODELS / "bentoml", models, dirs_exist_ok=True)
     ports = {dialect: 0 for dialect, _ in map(_DIALECTS.__getitem__, systems)}
     for dialect, roles in map(_DIALECTS.__getitem__, systems):
         ports[dialect] = max(ports[dialect], len(roles))

@@ -9,12 +9,14 @@ import msgspec
 from tests.dialects import (
     archives,
     building,
+    cases_bentoml,
     cases_kserve,
     cases_mlserver,
     cases_torchserve,
     cases_triton,
     cases_triton_streams,
     servers,
+    tasks,
 )
 from tests.dialects.exchanges import Case, Recording, Volatile, send
 
@@ -28,6 +30,8 @@ _KEYS = {
     "torchserve": frozenset({"id", "startTime", "memoryUsage", "pid", "gpuUsage"}),
     "kserve": frozenset({"time"}),
     "mlserver": frozenset(),
+    "bentoml": frozenset(),
+    "bentoml_tasks": frozenset({"created_at", "executed_at"}),
 }
 
 
@@ -61,6 +65,10 @@ def record(system: str, folder: Path) -> Recording:
     if system == "mlserver":
         with servers.mlserver(folder) as ports:
             return Recording("MLServer 1.7.1", ask(cases_mlserver.CASES, ports, volatile(system, folder / "models")))
+    if system in ("bentoml", "bentoml_tasks"):
+        cases = cases_bentoml.CASES if system == "bentoml" else cases_bentoml.TASKS
+        with servers.bentoml(folder) as ports:
+            return Recording("BentoML 1.4.39", ask(cases, ports, volatile(system, folder / "models")))
     store = folder / "store"
     store.mkdir()
     archives.build(store, building.folder(system) / "bin" / "python")
@@ -70,7 +78,10 @@ def record(system: str, folder: Path) -> Recording:
 
 def ask(cases: Sequence[Case], ports: Mapping[str, str], volatile: Volatile) -> list[Case]:
     """The cases with the replies to them."""
-    return [msgspec.structs.replace(case, replies=send(case.requests, ports, volatile)) for case in cases]
+    return [
+        msgspec.structs.replace(case, replies=(tasks.send if case.in_order else send)(case.requests, ports, volatile))
+        for case in cases
+    ]
 
 
 def volatile(system: str, models: Path) -> Volatile:

@@ -98,6 +98,19 @@ def kserve(folder: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
+def bentoml(folder: Path) -> Iterator[dict[str, str]]:
+    """BentoML's server with the service that is here; port → URL."""
+    shutil.copytree(MODELS / "bentoml" / "measures" / "1", folder / "service")
+    (port,) = free_ports(1)
+    command = [str(building.folder("bentoml") / "bin" / "bentoml"), "serve", "service:Measures"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    environ = _without_ours() | {"BENTOML_HOME": str(folder / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    url = f"http://127.0.0.1:{port}"
+    with _running(command, folder / "log", environ, f"{url}/readyz", folder / "service"):
+        yield {"inference": url}
+
+
+@contextlib.contextmanager
 def mlserver(folder: Path) -> Iterator[dict[str, str]]:
     """MLServer with its folders, which are made; port → URL."""
     home = building.folder("mlserver")

@@ -24,6 +24,8 @@ _MODULES = {
     "lightgbm": "workers.loaders.lightgbm",
     "kserve": "workers.loaders.kserve",
     "mlserver": "workers.loaders.mlserver",
+    "bentoml": "workers.loaders.bentoml",
+    "bentoml.service": "workers.loaders.bentoml_service",
 }
 
 

@@ -21,7 +21,7 @@ def booster(file: Path) -> Any:
         import lightgbm
     except ImportError as error:
         raise Unloadable("it needs LightGBM: pip install 'headway[lightgbm]'") from error
-    _check(file)
+    check(file)
     try:
         return lightgbm.Booster(model_file=file)
     except (lightgbm.basic.LightGBMError, ValueError) as error:
@@ -49,7 +49,7 @@ def load(manifest: Manifest, context: Context) -> boosters.BoosterModel:
     )
 
 
-def _check(file: Path) -> None:
+def check(file: Path) -> None:
     """That each tree begins where the head of the file says. Raises Unloadable."""
     content = file.read_bytes()
     head, _, rest = content.partition(b"\n\n")

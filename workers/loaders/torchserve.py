@@ -23,7 +23,6 @@ import pickle
 import sys
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from email.parser import BytesHeaderParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +33,7 @@ from batching.outcomes import BYTES, Raw, encode, invalid
 from headway import envelopes, mar, npy
 from headway.manifest import Graph, Manifest, Tensor
 from headway.model import Context, InvalidInput, Item
-from workers.loaders import Unloadable
+from workers.loaders import Unloadable, forms
 from workers.loaders.python import read_sources_only
 from workers.loaders.ts_compat import ts
 from workers.loaders.ts_compat.ts.context import Context as HandlerContext
@@ -261,7 +260,7 @@ def _request(value: Any, content_type: str | None) -> _Request:
         content_type = headers.get("content-type", "")
     essence = content_type.partition(";")[0].strip().lower()
     if essence == "multipart/form-data":
-        return _of_fields(_parts(content_type, body), headers)
+        return _of_fields([(part.name, part.type, part.body) for part in forms.parts(content_type, body)], headers)
     if essence == "application/x-www-form-urlencoded":
         pairs = urllib.parse.parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
         return _of_fields([(name, "", value.encode("latin-1")) for name, value in pairs], headers)
@@ -284,28 +283,6 @@ def _decoded(essence: str, body: bytes) -> Any:
     except (ValueError, RecursionError):
         pass
     return bytearray(body)
-
-
-def _parts(content_type: str, body: bytes) -> list[tuple[str, str, bytes]]:
-    """The fields of a multipart body: name, media type, value. Raises InvalidInput."""
-    header = BytesHeaderParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode("utf-8", "replace"))
-    boundary = header.get_boundary()
-    if not boundary:
-        raise InvalidInput("the multipart body has no boundary")
-    fence = b"\r\n--" + boundary.encode("utf-8", "replace")
-    _, *parts = (b"\r\n" + body).split(fence)
-    fields: list[tuple[str, str, bytes]] = []
-    for part in parts:
-        if part.startswith(b"--"):
-            return fields
-        head, separator, value = part.partition(b"\r\n\r\n")
-        about = BytesHeaderParser().parsebytes(head.lstrip(b" \t").removeprefix(b"\r\n") + b"\r\n\r\n")
-        name = about.get_param("name", header="content-disposition")
-        if not separator or name is None:
-            raise InvalidInput("a part of the multipart body has no name")
-        kind = about.get_content_type() if "content-type" in about else ""
-        fields.append((str(name[2] if isinstance(name, tuple) else name), kind, value))
-    raise InvalidInput("the multipart body ends too early")
 
 
 # ── replies ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,20 +10,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from api.dialects import headers
 from api.exchange import Call
 from api.registry import Target
 from headway import envelopes, npy, tensors
 
 _BYTES = "application/octet-stream"
-#: Names of headers that are the connection's, a proxy's, a browser's or ours, or that nobody may store.
-_ORDINARY = frozenset(
-    b"host user-agent accept accept-encoding accept-language accept-charset connection keep-alive content-length"
-    b" content-type content-encoding transfer-encoding te trailer upgrade expect date via forwarded x-forwarded-for"
-    b" x-forwarded-host x-forwarded-proto x-forwarded-port x-real-ip origin referer dnt pragma cache-control priority"
-    b" authorization proxy-authorization proxy-connection cookie x-api-key x-request-id x-correlation-id"
-    b" traceparent tracestate baggage prefer idempotency-key".split()
-)
-_PREFIXES = (b"sec-", b"x-headway-")
 
 
 class Stored(NamedTuple):
@@ -37,11 +29,7 @@ class Stored(NamedTuple):
 def stored(call: Call, body: bytes, asking: Mapping[str, str]) -> Stored:
     """`asking`: headers that the handler is shown beside the client's."""
     content_type = call.headers.get(b"content-type", b"").decode("latin-1").strip()
-    theirs = {
-        name.decode("latin-1"): value.decode("utf-8", "surrogateescape")
-        for name, value in call.headers.items()
-        if name not in _ORDINARY and not name.startswith(_PREFIXES)
-    }
+    theirs = headers.theirs(call)
     essence = content_type.partition(";")[0].strip().lower()
     if theirs or asking or essence in (npy.MEDIA_TYPE, tensors.MEDIA_TYPE, "message/http"):
         told = {**theirs, **asking} | ({"content-type": content_type} if content_type else {})
