@@ -112,7 +112,8 @@ class Folder:
     def _look_at(self, folder: Path, errors: dict[str, str]) -> list[Found]:
         """The versions of one model."""
         before = self._by_model.get(folder.name, [])
-        if not all(self._stillness.of(folder / name) for name in CONFIGURATIONS):
+        still = [self._stillness.of(folder / name) for name in CONFIGURATIONS]  # all at once, not one after the other
+        if not all(still):
             if folder.name in self._errors:
                 errors[folder.name] = self._errors[folder.name]
             return before
