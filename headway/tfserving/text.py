@@ -87,8 +87,8 @@ def parse(text: str, kind: str) -> dict[str, Any]:
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        what = str(error).rpartition(" : ")[2] if error.GetLine() else str(error)
-        raise SettingsError(f"line {error.GetLine() or 1}: {what}") from error
+        what = str(error).partition(" : ")[2] or str(error)
+        raise SettingsError(f"line {error.GetLine() or 1}: {what[:300]}") from error
     except (RecursionError, ValueError) as error:
         raise SettingsError(f"is no {kind}: {error}") from error
     found: dict[str, Any] = _as_dict(message)
@@ -129,9 +129,8 @@ def _classes() -> Mapping[str, Any]:
             _add(message, field, number, kind)
     pool = descriptor_pool.DescriptorPool()  # not the usual one, where others may have these names
     pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _MESSAGES
-    }
+    kinds = {name: pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in _MESSAGES}
+    return {name: message_factory.GetMessageClass(kind) for name, kind in kinds.items()}
 
 
 def _add(message: Any, name: str, number: int, kind: int | str) -> None:
