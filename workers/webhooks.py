@@ -51,6 +51,8 @@ _MARGIN_S = 5.0
 _POLL_S, _LONGEST_POLL_S = 0.2, 2.0
 #: Between two leases, so that one transaction serves many answers.
 _PAUSE_S = 0.01
+#: Between two writings of results, for the same; nobody waits for them.
+_RECORD_PAUSE_S = 0.025
 _LONGEST_RETRY_AFTER_S = 86_400.0
 _JITTER = 0.2
 #: Sends under way have this long once this process is to end.
@@ -231,7 +233,7 @@ class Deliverer:
         return keys
 
     async def _record(self) -> None:
-        """What has been answered while the last transaction committed goes into the next one."""
+        """What has been answered since the last transaction began goes into the next one."""
         last = False
         while not last:
             group = [await self._results.get()]
@@ -252,6 +254,8 @@ class Deliverer:
             for result in results:
                 if self._leases.get(result.leased.id) == result.leased.attempts:
                     del self._leases[result.leased.id]
+            if not last:
+                await asyncio.sleep(_RECORD_PAUSE_S)
 
     def _written(self, results: list[Result]) -> None:
         self._deliveries.record(results)
