@@ -59,6 +59,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()  # what of the files is not heeded
 
 
+NOTHING = Setup()
+
+
 def read(files: Files, models: Path) -> Setup:
     """Raises SettingsError, naming the file."""
     config = model_config.read(files.model_config, models) if files.model_config else model_config.ModelConfig()
