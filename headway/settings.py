@@ -14,6 +14,7 @@ from headway.egress import Network, networks
 from headway.errors import SettingsError
 from headway.keys import checked_token
 from headway.manifest import bytes_of
+from headway.tfserving.setup import Files
 from headway.webhooks import check_secret
 
 #: A prediction is kept this long after its end.
@@ -56,6 +57,7 @@ class Settings:
     pin: bool = False  # a version whose files are not those it was registered with is refused
     fetch_allow: tuple[Network, ...] = ()  # where inputs may be fetched from beyond public https addresses
     dialects: Ports = field(default_factory=dict)  # of other servers, and where they are spoken
+    tfserving: Files = field(default_factory=Files)  # TF Serving's configuration, where it is
     torchserve_config: str = ""  # where TorchServe's config.properties is; "": in the models folder, if anywhere
 
     @classmethod
@@ -92,6 +94,7 @@ class Settings:
             pin=env.get("HEADWAY_PIN", "") not in ("", "0"),
             fetch_allow=networks(env.get("HEADWAY_FETCH_ALLOW", ""), "HEADWAY_FETCH_ALLOW"),
             dialects=parse(split(env.get("HEADWAY_DIALECTS", ""))),
+            tfserving=Files.from_environ(env),
             torchserve_config=env.get("HEADWAY_TORCHSERVE_CONFIG", "").strip(),
         )
 

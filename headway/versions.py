@@ -7,6 +7,7 @@
     models/sentiment/inferenceservice.yaml     KServe's word of the model: `headway.kserve`
     models/sentiment/model-settings.json       MLServer's, here or in a version folder: `headway.mlserver`
     models/sentiment/1/model.yaml    of BentoML's model store, or a service.py: `headway.bentoml`
+    models/sentiment/1/saved_model.pb  TensorFlow's, as TF Serving has them: `headway.tfserving`
 
 The rule: a folder that cannot be served as it is says why, in a sentence for whoever wrote it, and stops nobody else.
 """
@@ -14,14 +15,18 @@ The rule: a folder that cannot be served as it is says why, in a sentence for wh
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
-from headway import bentoml, kserve, mar, mlserver, triton
+from headway import bentoml, kserve, mar, mlserver, tfserving, triton
 from headway.bentoml import service, store
 from headway.digests import digest_of, sha256_of
 from headway.errors import ManifestError
 from headway.manifest import NAME, NAME_RULE, Manifest, read
+from headway.tfserving.model_config import Entry
+from headway.tfserving.served import served
+from headway.tfserving.setup import NOTHING, Setup
 
 #: What a model folder says of itself, in one of these.
 CONFIGURATIONS = ("model.toml", triton.FILE, kserve.FILE, bentoml.LATEST)
@@ -34,6 +39,7 @@ ARTIFACTS = {
     "model.pt2": "torch.export",
     "model.pt": "torchscript",
     "model.onnx": "onnx",
+    **tfserving.FRAMEWORKS,
     "model.joblib": "joblib",
     "model.pkl": "pickle",
     "model.pickle": "pickle",
@@ -62,9 +68,34 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     wanted: bool = True  # by the policy or an alias; the others are loaded when somebody asks for them
 
 
-def scan(models: Path) -> list[Found]:
+class Place(NamedTuple):
+    """Where the versions of a model lie."""
+
+    name: str
+    folder: Path
+    entry: Entry | None = None  # of TF Serving's model.config, where that names it
+
+
+def scan(models: Path, setup: Setup = NOTHING) -> list[Found]:
     """Every version there is, by name and number. Raises ManifestError only if `models` is no folder."""
-    return [found for folder in model_folders(models) for found in scan_model(folder)]
+    return [
+        found for place in places(models, setup) for found in scan_model(place.folder, entry=place.entry, setup=setup)
+    ]
+
+
+def places(models: Path, setup: Setup = NOTHING) -> list[Place]:
+    """By name. What model.config names comes before what is called so, or lies there, in the models folder.
+
+    Raises ManifestError if `models` is no folder.
+    """
+    named = {entry.name for entry in setup.entries}
+    served_from = {entry.base_path.resolve() for entry in setup.entries}
+    own = [
+        Place(folder.name, folder)
+        for folder in model_folders(models)
+        if folder.name not in named and (not served_from or folder.resolve() not in served_from)
+    ]
+    return sorted([*own, *(Place(entry.name, entry.base_path, entry) for entry in setup.entries)])
 
 
 def model_folders(models: Path) -> list[Path]:
@@ -91,23 +122,30 @@ def scan_model(
     sha256: Callable[[Sequence[Path]], str] = sha256_of,
     settled: Callable[[Path], bool] = lambda _: True,
     before: Mapping[str, Found] = MappingProxyType({}),
+    entry: Entry | None = None,
+    setup: Setup = NOTHING,
 ) -> list[Found]:
     """The versions of one model; whatever is wrong is in there as `error`.
 
+    `entry`: what TF Serving's model.config says of it, its name too. `setup`: what its other files say.
     `sha256`: as `sha256_of`, or what knows its answers from before.
     `settled`: whether a version folder may be read now. One that may not is what it was in `before`, or not there yet.
     """
-    model = folder.name
+    model = folder.name if entry is None else entry.name
 
     def broken(version: str, reason: str) -> Found:
-        return Found(model=model, version=version, path=folder / version, error=reason)
+        return Found(model=model, version=version, path=paths.get(version, folder / version), error=reason)
 
+    def found(version: str, manifest: Manifest, wanted: bool) -> Found:
+        return Found(model=model, version=version, path=paths[version], manifest=manifest, wanted=wanted)
+
+    paths: Mapping[str, Path] = {}
     if not NAME.fullmatch(model):
         return [broken("", f"the folder name {model!r} is no model name: {NAME_RULE}")]
     try:
-        places = _places(folder)
-        versions = list(places)
-        changing = {version for version in versions if not settled(places[version])}
+        paths = _places(folder, numbers_only=entry is not None)
+        versions = list(paths)
+        changing = {version for version in versions if not settled(paths[version])}
         coming = changing - before.keys()
         versions = [version for version in versions if version not in coming]
         if coming and not versions:
@@ -115,26 +153,26 @@ def scan_model(
         if not versions:
             return [broken("", f"no version in {folder}: a version is a folder such as 1/ with a model file in it")]
         try:
-            manifest = read(folder)
+            manifest = read(folder) if entry is None else entry.applied(read(folder))
         except ManifestError as error:
             return [broken(versions[-1], str(error))]
-        if any(mlserver.is_one(place) for place in places.values()):
+        if any(mlserver.is_one(place) for place in paths.values()):
             manifest = mlserver.all_served(manifest)
         if (named := bentoml.latest(folder)) in versions:
             manifest = msgspec.structs.replace(manifest, latest=named)
             versions = [*(version for version in versions if version != named), named]
         wanted = _wanted(manifest, versions)
         missing = [
-            broken(version, f"{_said_by(manifest)} names version {version}, and {folder} has no such folder")
+            broken(version, f"{_said_by(manifest, entry)} names version {version}, and {folder} has no such folder")
             for version in wanted
             if version not in versions and version not in coming
         ]
         return missing + [
             msgspec.structs.replace(
-                before[version], manifest=_of_before(before[version], manifest, folder), wanted=version in wanted
+                before[version], manifest=_of_before(before[version], manifest, folder, setup), wanted=version in wanted
             )
             if version in changing
-            else _found(folder, version, places[version], manifest, version in wanted, sha256)
+            else _found(found(version, manifest, version in wanted), folder, sha256, setup)
             for version in versions
         ]
     except ManifestError as error:
@@ -143,27 +181,35 @@ def scan_model(
         return [broken("", f"{folder} cannot be read: {error.strerror}")]
 
 
-def _places(folder: Path) -> dict[str, Path]:
+def _places(folder: Path, *, numbers_only: bool = False) -> dict[str, Path]:
     """Version → where its files are, oldest first. Raises ManifestError."""
     if kserve.is_one(folder):
         return kserve.places(folder)
     if mlserver.is_one(folder):
         return {mlserver.version_of(folder) or "1": folder}
-    entries = [folder / version for version in _versions(folder)]
-    return {(mlserver.is_one(entry) and mlserver.version_of(entry)) or entry.name: entry for entry in entries}
+    entries = _versions(folder, numbers_only=numbers_only)
+    return {(mlserver.is_one(entry) and mlserver.version_of(entry)) or name: entry for name, entry in entries.items()}
 
 
-def _versions(folder: Path) -> list[str]:
+def _versions(folder: Path, *, numbers_only: bool) -> dict[str, Path]:
     """Folders that are versions, oldest first: those with a number for a name, and those that hold a model file.
 
-    Of a folder of Triton's only numbers as they are counted: not 0, nor 01.
+    Of a folder of Triton's only numbers as they are counted: not 0, nor 01. Of TensorFlow's, and with `numbers_only`,
+    what TF Serving takes for one: 00000123 is 123, unless there is a 123 as well.
     """
     named = [entry for entry in folder.iterdir() if entry.is_dir() and NAME.fullmatch(entry.name)]
-    if triton.is_one(folder):
-        versions = [e for e in named if e.name.isdecimal() and e.name[0] != "0"]
-    else:
-        versions = [e for e in named if e.name.isdecimal() or artifact(e) is not None]
-    return [entry.name for entry in sorted(versions, key=_age)]
+    if triton.is_one(folder) and not numbers_only:
+        return {e.name: e for e in sorted(named, key=_age) if e.name.isdecimal() and e.name[0] != "0"}
+    found: dict[str, Path] = {}
+    for entry in sorted(named, key=_age):
+        version: str | None = entry.name
+        if numbers_only or (artifact(entry) or entry).name in tfserving.FRAMEWORKS:
+            version = tfserving.number(entry.name)
+        elif not entry.name.isdecimal() and artifact(entry) is None:
+            version = None
+        if version is not None and (version not in found or version == entry.name):
+            found[version] = entry
+    return found
 
 
 def _age(version: Path) -> tuple[bool, int, str]:
@@ -181,15 +227,16 @@ def _wanted(manifest: Manifest, versions: list[str]) -> list[str]:
     return list(dict.fromkeys([*wanted, *manifest.aliases.values()]))
 
 
-def _said_by(manifest: Manifest) -> str:
+def _said_by(manifest: Manifest, entry: Entry | None) -> str:
+    if entry is not None:
+        return "model.config"
     files = {kserve.BACKEND: kserve.FILE, None: "model.toml"}
     return files.get(manifest.backend, triton.FILE)
 
 
-def _found(
-    folder: Path, version: str, path: Path, manifest: Manifest, wanted: bool, sha256: Callable[[Sequence[Path]], str]
-) -> Found:
-    found = Found(model=folder.name, version=version, path=path, manifest=manifest, wanted=wanted)
+def _found(found: Found, folder: Path, sha256: Callable[[Sequence[Path]], str], setup: Setup) -> Found:
+    """With all that the files say. `found`: which it is, with the manifest of its model's folder."""
+    path, manifest = found.path, found.manifest or Manifest()
     if manifest.entry is not None:
         files = sorted(path.rglob("*.py"))
         framework = "python"
@@ -207,7 +254,7 @@ def _found(
             return msgspec.structs.replace(found, error=f"no file in {path} ends in one of {suffixes}")
         files = [file]
         framework = kserve.framework_of(file, manifest)
-    elif (file := artifact(path)) is not None:
+    elif (file := _preferred(path, setup)) is not None:
         files = [file]
         framework = framework_of(file)
     else:
@@ -218,7 +265,7 @@ def _found(
     try:
         digest = digest_of(path, sha256, root=folder.parent.resolve())
         file_digest = sha256(files)
-        manifest = _served(manifest, framework, path, folder)
+        manifest = _served(manifest, framework, path, folder, setup)
         if framework == "mlserver":
             reader = mlserver.unpickled(path, mlserver.read(path)[0])
     except ManifestError as error:
@@ -229,12 +276,12 @@ def _found(
         framework=framework,
         sha256=digest,
         file_sha256=file_digest,
-        error=_distrusted(manifest, version, reader, digest),
+        error=_distrusted(manifest, found.version, reader, digest),
     )
 
 
-def _served(manifest: Manifest, framework: str | None, path: Path, folder: Path) -> Manifest:
-    """With what another server's files in a version folder say. Raises ManifestError."""
+def _served(manifest: Manifest, framework: str | None, path: Path, folder: Path, setup: Setup) -> Manifest:
+    """With what another server's files in a version folder say. Raises ManifestError; OSError."""
     match framework:
         case "torchserve":
             return mar.served(manifest, mar.read(path))
@@ -244,14 +291,15 @@ def _served(manifest: Manifest, framework: str | None, path: Path, folder: Path)
             return store.served(manifest, path)
         case "bentoml.service":
             return service.served(manifest, path)
-    return manifest
+    file = next((file for file, reads in tfserving.FRAMEWORKS.items() if reads == framework), None)
+    return manifest if file is None else served(manifest, path, file, setup.parameters)
 
 
-def _of_before(before: Found, manifest: Manifest, folder: Path) -> Manifest:
+def _of_before(before: Found, manifest: Manifest, folder: Path, setup: Setup) -> Manifest:
     """model.toml as it is now, for a version whose files are not to be read now."""
     try:
-        return _served(manifest, before.framework, before.path, folder)
-    except ManifestError:
+        return _served(manifest, before.framework, before.path, folder, setup)
+    except (ManifestError, OSError):
         return before.manifest or manifest
 
 
@@ -290,6 +338,15 @@ def artifact(version_folder: Path) -> Path | None:
     """The model file of a version folder."""
     files = (version_folder / name for name in ARTIFACTS)
     return next((file for file in files if file.is_file()), None)
+
+
+def _preferred(version_folder: Path, setup: Setup) -> Path | None:
+    """The model file, of TensorFlow's two the one that the operator prefers."""
+    file = artifact(version_folder)
+    lite = version_folder / tfserving.TFLITE
+    if setup.prefer_tflite and file is not None and file.name == tfserving.SAVED_MODEL and lite.is_file():
+        return lite
+    return file
 
 
 def framework_of(artifact: Path) -> str:

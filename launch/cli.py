@@ -14,6 +14,7 @@ from headway import __version__, dialects, logs
 from headway.errors import HeadwayError, SettingsError
 from headway.keys import DEFAULT_TENANT, SCOPES, USUAL
 from headway.settings import Settings, secret
+from headway.tfserving.setup import Files
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,6 +108,40 @@ DialectOption = Annotated[
         help="Speak another server's protocol at ports of its own: oip=8100,8101. May be given more than once.",
     ),
 ]
+ModelConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-config-file",
+        envvar="HEADWAY_MODEL_CONFIG_FILE",
+        help="TF Serving's model.config: models beside those of the folder.",
+    ),
+]
+ModelConfigPollOption = Annotated[
+    int,
+    typer.Option(
+        "--model-config-file-poll-wait-seconds",
+        envvar="HEADWAY_MODEL_CONFIG_FILE_POLL_WAIT_SECONDS",
+        min=0,
+        max=86_400,
+        help="How often it is read again; 0: once.",
+    ),
+]
+BatchingParametersOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--batching-parameters-file",
+        envvar="HEADWAY_BATCHING_PARAMETERS_FILE",
+        help="TF Serving's batching.config, for SavedModels without one of their own.",
+    ),
+]
+PreferTfliteOption = Annotated[
+    bool,
+    typer.Option(
+        "--prefer-tflite-model",
+        envvar="HEADWAY_PREFER_TFLITE_MODEL",
+        help="Of a version with saved_model.pb and model.tflite take the latter.",
+    ),
+]
 InsecureOption = Annotated[
     bool,
     typer.Option("--insecure", envvar="HEADWAY_INSECURE", help="Listen beyond loopback although there are no keys."),
@@ -175,6 +210,10 @@ def up(
     ] = 0,
     device_memory: DeviceMemoryOption = None,
     dialect: DialectOption = None,
+    model_config_file: ModelConfigOption = None,
+    model_config_file_poll_wait_seconds: ModelConfigPollOption = 0,
+    batching_parameters_file: BatchingParametersOption = None,
+    prefer_tflite_model: PreferTfliteOption = False,
     insecure: InsecureOption = False,
 ) -> None:
     """Start everything on this machine. SIGINT or SIGTERM drains and stops it."""
@@ -196,6 +235,12 @@ def up(
         blobs=blobs,
         device_memory=device_memory,
         dialects=dialects.parse(dialect or ()),
+        tfserving=Files(
+            model_config=model_config_file,
+            poll_s=model_config_file_poll_wait_seconds,
+            batching_parameters=batching_parameters_file,
+            prefer_tflite=prefer_tflite_model,
+        ),
         insecure=insecure,
     )
     raise typer.Exit(run(options))
@@ -243,6 +288,10 @@ def worker(
     database_url: DatabaseOption = None,
     blobs: BlobsOption = None,
     device_memory: DeviceMemoryOption = None,
+    model_config_file: ModelConfigOption = None,
+    model_config_file_poll_wait_seconds: ModelConfigPollOption = 0,
+    batching_parameters_file: BatchingParametersOption = None,
+    prefer_tflite_model: PreferTfliteOption = False,
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_port: MetricsPortOption = None,
 ) -> None:
@@ -251,7 +300,17 @@ def worker(
     from workers.inference import main
 
     logs.configure("worker")
-    settings = _settings(redis_url, database_url, models=models, blobs=blobs, device_memory=device_memory)
+    settings = _settings(
+        redis_url,
+        database_url,
+        models=models,
+        blobs=blobs,
+        device_memory=device_memory,
+        model_config_file=model_config_file,
+        model_config_file_poll_wait_seconds=model_config_file_poll_wait_seconds,
+        batching_parameters_file=batching_parameters_file,
+        prefer_tflite_model="1" if prefer_tflite_model else "",
+    )
     chosen = choose(device, os.environ)[0]
     worker_id = os.environ.get("HEADWAY_WORKER_ID")
     raise typer.Exit(

@@ -25,6 +25,8 @@ from headway.errors import SettingsError, StorageUnavailable
 from headway.keys import DEFAULT_TENANT
 from headway.registry import Version
 from headway.settings import bootstrap_key, duration, size, webhook_secret
+from headway.tfserving import setup
+from headway.tfserving.setup import Files, Setup
 from headway.versions import scan
 from launch import addresses, devices, flower, lock
 from launch.crew import Crew
@@ -64,6 +66,7 @@ class Options:
     blobs: str | None  # None: a folder in `data`
     device_memory: str | None  # None: what each device has
     dialects: Ports
+    tfserving: Files
     insecure: bool
 
 
@@ -84,6 +87,7 @@ def run(options: Options) -> int:
     if not options.models.is_dir():
         raise SettingsError(f"there is no models folder at {options.models}; `headway init NAME` makes one")
     dialects.require(options.dialects)
+    said = setup.read(options.tfserving, options.models)
     if "torchserve" in options.dialects:
         properties.read(options.models, os.environ.get(properties.VARIABLE, "").strip(), os.environ)  # said now
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,14 +98,16 @@ def run(options: Options) -> int:
             size(
                 {"HEADWAY_DEVICE_MEMORY": options.device_memory}, "HEADWAY_DEVICE_MEMORY"
             )  # said now, not by each worker
-        return asyncio.run(_System(options, cleanup).run())
+        return asyncio.run(_System(options, said, cleanup).run())
 
 
 class _System:
     """Everything the parts share, and the parts."""
 
-    def __init__(self, options: Options, cleanup: contextlib.ExitStack) -> None:
+    def __init__(self, options: Options, said: Setup, cleanup: contextlib.ExitStack) -> None:
+        """`said`: what TF Serving's files say now."""
         self._options = options
+        self._setup = said
         self._devices = devices.choose(options.devices, os.environ)
         control_host = options.host if addresses.is_loopback(options.host) else "127.0.0.1"
         self._sockets = _sockets(options, control_host, cleanup)
@@ -152,6 +158,7 @@ class _System:
             "HEADWAY_FLOWER_PORT": str(options.flower_port),
             "HEADWAY_DEVICE_MEMORY": options.device_memory or "",
             "HEADWAY_DIALECTS": dialects.written(self._dialects),
+            **options.tfserving.environ(),
             "HEADWAY_INSECURE": "1" if options.insecure else "",
         }
 
@@ -214,7 +221,7 @@ class _System:
     async def _announce(self) -> None:
         """The one line on stdout, once every version is loaded or known to be broken."""
         give_up = time.monotonic() + LOADING_S
-        found = await asyncio.to_thread(scan, self._options.models)  # once: it reads and hashes every model file
+        found = await asyncio.to_thread(scan, self._options.models, self._setup)  # once: it hashes every model file
         loadable = [
             (each.model, each.version)
             for each in found

@@ -18,7 +18,8 @@ import watchfiles
 from headway.digests import sha256_of
 from headway.errors import ManifestError
 from headway.manifest import Manifest, read
-from headway.versions import CONFIGURATIONS, Found, has_model, model_folders, scan_model
+from headway.versions import CONFIGURATIONS, Found, Place, has_model, scan_model
+from workers.places import Places
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
@@ -38,13 +39,13 @@ class Folder:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Places,
         on_change: Callable[[], None],
         *,
         settle_s: float = SETTLE_S,
         period_s: float = PERIOD_S,
     ) -> None:
-        self._path = path
+        self._places = path if isinstance(path, Places) else Places(path)
         self._on_change = on_change
         self._settle_s = settle_s
         self._period_s = period_s
@@ -94,14 +95,14 @@ class Folder:
             return changed
 
     def _look(self) -> bool:
-        folders = model_folders(self._path)
+        places = self._places.look()
         self._stillness.begin(trusting=self._first)
         errors: dict[str, str] = {}
-        by_model = {folder.name: self._look_at(folder, errors) for folder in folders}
+        by_model = {place.name: self._look_at(place, errors) for place in places}
         for model, error in errors.items():
             if error != self._errors.get(model):
                 log.warning("%s", error, extra={"model": model})
-        model_folders(self._path)  # gone meanwhile, it would seem empty
+        self._places.check()  # gone meanwhile, it would seem empty
         changed = (by_model, errors) != (self._by_model, self._errors)
         self._by_model, self._errors = by_model, errors
         self._stillness.forget_gone()
@@ -109,13 +110,14 @@ class Folder:
         self._looked_at = time.monotonic()
         return changed
 
-    def _look_at(self, folder: Path, errors: dict[str, str]) -> list[Found]:
+    def _look_at(self, place: Place, errors: dict[str, str]) -> list[Found]:
         """The versions of one model."""
-        before = self._by_model.get(folder.name, [])
-        still = [self._stillness.of(folder / name) for name in CONFIGURATIONS]  # all at once, not one after the other
+        name, folder, entry = place
+        before = self._by_model.get(name, [])
+        still = [self._stillness.of(folder / file) for file in CONFIGURATIONS]  # all at once, not one after the other
         if not all(still):
-            if folder.name in self._errors:
-                errors[folder.name] = self._errors[folder.name]
+            if name in self._errors:
+                errors[name] = self._errors[name]
             return before
         good = [one for one in before if one.manifest is not None]
         try:
@@ -125,13 +127,15 @@ class Folder:
                 sha256=self._digests,
                 settled=lambda version: self._settled(version, manifest),
                 before={one.version: one for one in good},
+                entry=entry,
+                setup=self._places.setup,
             )
             error = next((one.error for one in found if one.error is not None and not one.version), None)
         except ManifestError as broken:
-            found, error = scan_model(folder, sha256=self._digests), str(broken)
+            found, error = scan_model(folder, sha256=self._digests, entry=entry), str(broken)
         if error is None:
             return found
-        errors[folder.name] = error
+        errors[name] = error
         return [one for one in good if not _gone(one.path)] or found
 
     def _settled(self, version: Path, manifest: Manifest) -> bool:
@@ -163,10 +167,11 @@ class Folder:
 
     def _stirrings(self) -> Iterator[None]:
         """Whenever it is time to look, until another folder lies at the path. Raises OSError and RuntimeError."""
-        watched = os.stat(self._path)
+        roots = self._places.roots()
+        watched = [os.stat(root) for root in roots]
         self._looked_at = -math.inf  # what changed before it was watched, nobody tells
         for changes in watchfiles.watch(
-            self._path,
+            *roots,
             watch_filter=lambda _, path: "__pycache__" not in path,
             debounce=max(1, int(self._settle_s * 1000)),
             step=max(1, min(100, int(self._settle_s * 200))),
@@ -175,9 +180,11 @@ class Folder:
             stop_event=self._closing,
             raise_interrupt=False,
         ):
-            if changes or self._stillness.pending or self._overdue():
+            if changes or self._stillness.pending or self._overdue() or self._places.due:
                 yield
-            if not os.path.samestat(watched, os.stat(self._path)):
+            if self._places.roots() != roots or not all(
+                os.path.samestat(before, os.stat(root)) for before, root in zip(watched, roots, strict=True)
+            ):
                 return
 
     def _overdue(self) -> bool:

@@ -39,6 +39,7 @@ from workers.heartbeat import Heartbeat
 from workers.intake import Intake
 from workers.materials import Materials
 from workers.outputs import Outputs
+from workers.places import Places
 from workers.progress import Progress
 from workers.publisher import Publisher
 from workers.residents import Residents
@@ -90,7 +91,7 @@ def main(
     claims = Claims()
     intake = Intake(tenants.classes(), settings.redis_url, publisher)
     wake = threading.Event()
-    folder = Folder(settings.models, on_change=wake.set)
+    folder = Folder(Places(settings.models, settings.tfserving), on_change=wake.set)
     folder.look()  # a folder that is not there is the operator's mistake
     shared = Surroundings(
         worker_id=worker_id,

@@ -2,13 +2,17 @@
 
 import base64
 import json
+import shutil
 import struct
+import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 
 from headway.keys import new_token
@@ -65,6 +69,26 @@ class Any(Model):
 """
 
 
+#: As TF Serving's documentation writes them.
+MODEL_CONFIG = """
+model_config_list {
+  config {
+    name: 'pitch'
+    base_path: 'BASE/pitch'
+    model_platform: "tensorflow",
+    model_version_policy { specific { versions: 12 } }
+    version_labels { key: 'canary' value: 12 }
+  }
+}
+"""
+BATCHING_CONFIG = """
+max_batch_size { value: 3 }
+batch_timeout_micros { value: 1000 }
+max_enqueued_batches { value: 100 }
+num_batch_threads { value: 2 }
+"""
+
+
 class Ports:
     """A running Headway, asked with a key that may do everything."""
 
@@ -100,11 +124,20 @@ def ports(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[
                 code.replace("+", "-" if version == "2" else "+")
             )
         (folder / "models" / name / "model.toml").write_text(toml)
+    pitch = Path(sysconfig.get_path("purelib")) / "basic_pitch" / "saved_models" / "icassp_2022"
+    shutil.copytree(pitch / "nmp", folder / "elsewhere" / "pitch" / "00000012")
+    for name, file, as_ in (("pitch_onnx", "nmp.onnx", "model.onnx"), ("pitch_lite", "nmp.tflite", "model.tflite")):
+        (folder / "models" / name / "1").mkdir(parents=True)
+        shutil.copy(pitch / file, folder / "models" / name / "1" / as_)
+    (folder / "model.config").write_text(MODEL_CONFIG.replace("BASE", str(folder / "elsewhere")))
+    (folder / "batching.config").write_text(BATCHING_CONFIG)
     (folder / "models" / "double" / "1").mkdir(parents=True)
     (folder / "models" / "double" / "1" / "model.onnx").write_bytes(doubling())
     token = new_token()
     environ = {"HEADWAY_BOOTSTRAP_KEY": token, "HEADWAY_WEBHOOK_ALLOW": "127.0.0.0/8"}
     options = ["--redis-url", redis_url, "--dialect", "tfserving=0,0"]
+    options += ["--model-config-file", str(folder / "model.config"), "--model-config-file-poll-wait-seconds", "1"]
+    options += ["--batching-parameters-file", str(folder / "batching.config")]
     with RunningHeadway(folder, options=options, environ=environ) as up:
         yield Ports(up, token)
 
@@ -127,6 +160,45 @@ def test_one_input_needs_no_name_and_one_output_has_none(ports: Ports) -> None:
     assert ports.post("/v1/models/double:predict", {"inputs": [[1.0, 2.5]]}).json() == {"outputs": [[2.0, 5.0]]}
     reply = ports.post("/v1/models/double:predict", b'{"instances": [[NaN, Infinity]]}')
     assert (reply.status_code, "[[NaN, Infinity]" in reply.text) == (200, True)
+
+
+def test_a_saved_model_from_where_model_config_says_agrees_with_its_onnx_and_its_tflite(ports: Ports) -> None:
+    sound = np.random.default_rng(0).standard_normal((2, 43844, 1)).astype(np.float32) / 4
+
+    def asked(path: str, name: str) -> dict[str, Any]:
+        reply = ports.post(f"/v1/models/{path}:predict", {"inputs": {name: sound.tolist()}})
+        assert reply.status_code == 200, reply.text[:500]
+        return {key: np.array(value) for key, value in reply.json()["outputs"].items()}
+
+    notes = asked("pitch/labels/canary", "input_2")
+    assert {name: array.shape for name, array in notes.items()} == {
+        "note": (2, 172, 88), "onset": (2, 172, 88), "contour": (2, 172, 264)
+    }  # fmt: skip
+    onnx = asked("pitch_onnx", "serving_default_input_2:0")
+    same = sorted(onnx.values(), key=lambda array: array.shape[-1])
+    for array in notes.values():
+        assert min(np.abs(array - one).max() for one in same if one.shape == array.shape) < 1e-5
+    lite = asked("pitch_lite", "input_2")
+    assert all(np.abs(lite[name] - array).max() < 1e-5 for name, array in notes.items())
+    metadata = ports.get("/v1/models/pitch/versions/12/metadata").json()["metadata"]["signature_def"]["signature_def"]
+    assert metadata["serving_default"]["inputs"]["input_2"]["name"] == "serving_default_input_2:0"
+    large = ports.post("/v1/models/pitch:predict", {"inputs": np.zeros((4, 43844, 1)).tolist()})
+    assert large.json() == {"error": "Task size 4 is larger than maximum input batch size 3"}
+
+
+def test_another_model_config_replaces_the_one_before(ports: Ports) -> None:
+    file = ports.up.folder / "model.config"
+    before = file.read_text()
+    file.write_text("")
+    try:
+        wait_until(lambda: ports.get("/v1/models/pitch").json() != AVAILABLE_12, 20, "the model to go")
+    finally:
+        file.write_text(before)
+    wait_until(lambda: ports.get("/v1/models/pitch").json() == AVAILABLE_12, 30, "the model to be served again")
+
+
+WELL = {"error_code": "OK", "error_message": ""}
+AVAILABLE_12 = {"model_version_status": [{"version": "12", "state": "AVAILABLE", "status": WELL}]}
 
 
 def test_strings_come_as_text_and_bytes_as_base64(ports: Ports) -> None:
@@ -188,8 +260,7 @@ def test_what_is_refused_is_refused_in_tf_servings_words(
 
 
 def test_status_and_metadata_say_what_is_served(ports: Ports) -> None:
-    well = {"error_code": "OK", "error_message": ""}
-    both = [{"version": version, "state": "AVAILABLE", "status": well} for version in ("2", "1")]
+    both = [{"version": version, "state": "AVAILABLE", "status": WELL} for version in ("2", "1")]
     assert ports.get("/v1/models/add").json() == {"model_version_status": both}
     assert ports.get("/v1/models/add/labels/stable").json() == {"model_version_status": both[1:]}
     for path, said in (

@@ -10,6 +10,7 @@ import pytest
 
 from headway.errors import SettingsError
 from headway.keys import new_token
+from headway.tfserving.setup import Files
 from launch.up import Options, run
 from storage.engine import Database, embedded_url
 from storage.keys import Keys
@@ -34,6 +35,7 @@ def options(tmp_path: Path) -> Options:
         blobs=None,
         device_memory=None,
         dialects={},
+        tfserving=Files(),
         insecure=False,
     )
 

@@ -18,6 +18,8 @@ _MODULES = {
     "torch.export": "workers.loaders.exported",
     "torchscript": "workers.loaders.torchscript",
     "onnx": "workers.loaders.onnx",
+    "savedmodel": "workers.loaders.openvino",
+    "tflite": "workers.loaders.openvino",
     "joblib": "workers.loaders.pickled",
     "pickle": "workers.loaders.pickled",
     "xgboost": "workers.loaders.xgboost",
@@ -51,6 +53,8 @@ def load(manifest: Manifest, context: Context) -> LoadedModel:
         framework = "python"
     elif manifest.backend is not None:
         framework = manifest.backend if manifest.whole else "triton"
+    elif manifest.file is not None:
+        framework = versions.framework_of(context.path / manifest.file)
     elif (file := versions.artifact(context.path)) is not None:
         framework = versions.framework_of(file)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from headway import wire
 from headway.manifest import Items, Manifest, Tensor
 from headway.model import Context
 from workers.loaders import Unloadable, rowed
@@ -152,32 +153,6 @@ def _locations(data: mmap.mmap, start: int, end: int, known: dict[int, Any], dep
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(number, first byte, byte after the last) of the fields that have a length. Raises ValueError, IndexError."""
-    while start < end:
-        key, start = _varint(data, start)
-        match key & 7:
-            case 0:
-                _, start = _varint(data, start)
-            case 1:
-                start += 8
-            case 2:
-                length, start = _varint(data, start)
-                if start + length > end:
-                    raise ValueError("a field is longer than what it is in")
-                yield key >> 3, start, start + length
-                start += length
-            case 5:
-                start += 4
-            case _:
-                raise ValueError("no such kind of field")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if not byte & 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number is too long")
+    for number, value in wire.fields(data, start, end):
+        if isinstance(value, slice):
+            yield number, value.start, value.stop
