@@ -6,7 +6,6 @@
     text           protobuf text → a dict, with the line of what is wrong
     model_config   model.config: which models are served from where, which versions, and labels
     batching       batching.config and batching_params.pbtxt → [batching]
-    monitoring     monitoring.config
     setup          all that an operator has named, read once and again
 
 The rule: what has no meaning here is told once, and what makes no sense is refused with its file and line.

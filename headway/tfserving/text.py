@@ -55,8 +55,6 @@ _MESSAGES: Mapping[str, Mapping[str, tuple[int, int | str]]] = {
         "enable_large_batch_splitting": (8, "BoolValue"),
         "max_execution_batch_size": (9, "Int64Value"),
     },
-    "MonitoringConfig": {"prometheus_config": (1, "PrometheusConfig")},
-    "PrometheusConfig": {"enable": (1, _BOOL), "path": (2, _STRING)},
 }
 _MODEL_TYPES = ("MODEL_TYPE_UNSPECIFIED", "TENSORFLOW", "OTHER")
 _PACKAGE = "tensorflow.serving"
