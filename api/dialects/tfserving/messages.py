@@ -241,6 +241,7 @@ def _is_number(version: str) -> bool:
 
 
 def _write(tensor: Any, output: Output) -> None:
+    """In the typed list, as TF Serving does: there are clients that look nowhere else."""
     type_ = BY_DATATYPE[output.datatype]
     tensor.dtype = type_.number
     tensor.tensor_shape.SetInParent()
@@ -250,7 +251,9 @@ def _write(tensor: Any, output: Output) -> None:
         flat = output.array.reshape(-1).tolist()
         tensor.string_val.extend(one if isinstance(one, bytes) else str(one).encode() for one in flat)
     else:
-        _, _, tensor.tensor_content = tensors.from_array(output.array, output.datatype)
+        _, _, data = tensors.from_array(output.array, output.datatype)
+        dtype = "uint16" if type_.dtype in ("float16", "bfloat16") else type_.dtype
+        getattr(tensor, _VALUES[type_.dtype]).extend(np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).tolist())
 
 
 def metadata_of(found: Found) -> Any:
