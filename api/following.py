@@ -59,6 +59,11 @@ class Following:
         finally:
             waiter.close()
 
+    async def rest(self) -> AsyncGenerator[Page, None]:
+        """What no page has had yet. Where a prediction has ended without an output, nothing else tells it."""
+        while (page := await self._news()) is not None:
+            yield page
+
     def _register(self) -> Waiter:
         left_s = max(0.0, self._deadline - self._now())
         return self._service.waiting.register(

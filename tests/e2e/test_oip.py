@@ -1,7 +1,11 @@
 """Triton's own Python clients, as they come, at the ports of the Open Inference Protocol; all of them with a key."""
 
 import asyncio
+import contextlib
+import os
 import queue
+import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +128,24 @@ class TritonPythonModel:
                     os._exit(1)
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
+#: Says something, and then fails.
+STUMBLES = """
+from pathlib import Path
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            Path("BEGUN").touch()
+            while not Path("SEEN").exists():
+                pass
+            sender = request.get_response_sender()
+            start = pb_utils.get_input_tensor_by_name(request, "START")
+            tick = pb_utils.Tensor("TICK", start.as_numpy())
+            sender.send(pb_utils.InferenceResponse([tick]))
+            error = pb_utils.TritonError("a stone")
+            sender.send(pb_utils.InferenceResponse([], error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
 TICKING = """
 backend: "python"
 input { name: "START" data_type: TYPE_FP32 dims: 1 }
@@ -131,7 +153,7 @@ output { name: "TICK" data_type: TYPE_FP32 dims: 1 }
 model_transaction_policy { decoupled: true }
 """
 #: All that lies in the models folder.
-FOLDERS = {*MODELS, "double", "ticks", "adds_twice", "adds_gated"}
+FOLDERS = {*MODELS, "double", "ticks", "stumbles", "adds_twice", "adds_gated"}
 LIMIT = 1 << 20
 
 
@@ -170,10 +192,12 @@ def ports(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[
         (folder / "models" / name / "1").mkdir(parents=True)
         (folder / "models" / name / "1" / "model.py").write_text(code.replace("GATE", str(folder / "gate")))
         (folder / "models" / name / "model.toml").write_text(toml)
-    (folder / "models" / "ticks" / "1").mkdir(parents=True)
-    ticks = TICKS.replace("DIED", str(folder / "died")).replace("SEEN", str(folder / "seen"))
-    (folder / "models" / "ticks" / "1" / "model.py").write_text(ticks)
-    (folder / "models" / "ticks" / "config.pbtxt").write_text(TICKING)
+    for name, code in (("ticks", TICKS), ("stumbles", STUMBLES)):
+        for word in ("DIED", "SEEN", "BEGUN"):
+            code = code.replace(word, str(folder / word.lower()))
+        (folder / "models" / name / "1").mkdir(parents=True)
+        (folder / "models" / name / "1" / "model.py").write_text(code)
+        (folder / "models" / name / "config.pbtxt").write_text(TICKING)
     for name, last in (("adds_twice", "add"), ("adds_gated", "gated")):
         (folder / "models" / name / "1").mkdir(parents=True)
         (folder / "models" / name / "config.pbtxt").write_text(ENSEMBLE.replace("MODEL", last))
@@ -600,3 +624,33 @@ def test_what_a_decoupled_model_has_said_is_not_said_twice_when_its_process_dies
         client.stop_stream()
     assert (ports.up.folder / "died").exists()
     assert came.empty()
+
+
+def test_what_a_decoupled_model_has_said_before_an_error_is_told_however_late_it_is_heard(ports: Ports) -> None:
+    for name in ("begun", "seen"):
+        (ports.up.folder / name).unlink(missing_ok=True)
+    came: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with ports.client("grpc") as client:
+        client.start_stream(lambda result, error: came.put((result, error)), headers=ports.headers)
+        client.async_stream_infer("stumbles", tensors("grpc", {"START": np.array([4], np.float32)}))
+        wait_until((ports.up.folder / "begun").exists, 30, "its call")
+        api = ports.up.pid_of("api")
+        os.kill(api, signal.SIGSTOP)
+        try:
+            (ports.up.folder / "seen").touch()
+            wait_until(lambda: ended(ports, "stumbles"), 30, "its end")
+        finally:
+            os.kill(api, signal.SIGCONT)
+        result, error = came.get(timeout=30)
+        assert (error, result.as_numpy("TICK").tolist()) == (None, [4])
+        result, error = came.get(timeout=30)
+        assert "a stone" in str(error)
+        client.stop_stream()
+    assert came.empty()
+
+
+def ended(ports: Ports, model: str) -> int:
+    """How many of its predictions have, as the database has it while no API answers."""
+    with contextlib.closing(sqlite3.connect(ports.up.database)) as database:
+        sql = "SELECT count(*) FROM predictions WHERE model = ? AND completed_at IS NOT NULL"
+        return int(database.execute(sql, [model]).fetchone()[0])

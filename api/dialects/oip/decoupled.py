@@ -1,7 +1,7 @@
 """Requests to a decoupled model, which answers each as often as it likes: its responses go out as they come.
 
 Responses come as reports, as best Redis can, and all of them from the prediction's output in the end; so what was lost
-on the way goes out then. After a lost worker the model is called again, and says all again: what a client has had is
+on the way goes out then. (Only those before an error are in no output: of a prediction that failed, reports tell all.) After a lost worker the model is called again, and says all again: what a client has had is
 passed over, and where another attempt says something else, the request ends with an error and nothing is told twice.
 """
 
@@ -141,8 +141,8 @@ async def answers(
         try:
             first = await ask(service, call, [row], target.at_most, within_s=jobs.LONGEST_WAIT_S, until_report=True)
             end = first.ended.get(row.id)
+            following = Following(service, call, row.id, jobs.LONGEST_WAIT_S)
             if first.reported:
-                following = Following(service, call, row.id, jobs.LONGEST_WAIT_S)
                 async with contextlib.aclosing(following.pages()) as pages:
                     async for attempt, reports in pages:
                         for response in told.take(attempt, reports):
@@ -162,6 +162,12 @@ async def answers(
     if told.final:
         return
     if end is None or end.status is not Status.SUCCEEDED:
+        async with contextlib.aclosing(following.rest()) as pages:  # no output tells what came before an error
+            async for attempt, reports in pages:
+                for response in told.take(attempt, reports):
+                    yield shown(response)
+        if told.final:
+            return
         yield Answered(True) if told.failed else Answered(True, error=refusal_of(service, end))
         return
     stored = await output_of(service, row.id, end)
