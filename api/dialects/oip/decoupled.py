@@ -1,8 +1,9 @@
 """Requests to a decoupled model, which answers each as often as it likes: its responses go out as they come.
 
 Responses come as reports, as best Redis can, and all of them from the prediction's output in the end; so what was lost
-on the way goes out then. (Only those before an error are in no output: of a prediction that failed, reports tell all.) After a lost worker the model is called again, and says all again: what a client has had is
-passed over, and where another attempt says something else, the request ends with an error and nothing is told twice.
+on the way goes out then. (Those before an error are in no output: of a prediction that failed, the reports tell all.)
+After a lost worker the model is called again, and says all again: what a client has had is passed over, and where
+another attempt says something else, the request ends with an error and nothing is told twice.
 """
 
 import asyncio
