@@ -27,6 +27,10 @@ _EVERY_S = 0.5
 _FULL_S = 0.1
 #: A long queue takes its time to count, and many may be refused: no more than a tenth of a thread's.
 _SHARE = 0.1
+#: So long somebody waits until it may be counted, and so often, where only what was accepted since makes it full: some
+#: of that may have been counted, too.
+_WAIT_S = 1.0
+_COUNTS = 3
 #: A refused caller comes back when this share of the queue has been worked off.
 _ROOM = 0.1
 _LONGEST_S = 60
@@ -92,11 +96,17 @@ class Capacity:
             self._begin(queue, target.model)
         if self._fits(queue, target, count):
             return
-        by_this_count = was_full and queue.decides()
-        if not by_this_count and (queue.task is not None or queue.age >= queue.took / _SHARE):
+        for _ in range(_COUNTS):
+            if was_full and queue.decides():
+                break
+            if queue.task is None and (wait_s := queue.took / _SHARE - queue.age) > 0:
+                if wait_s > _WAIT_S:
+                    break
+                await asyncio.sleep(wait_s)
             await self._count(queue, target.model)
             if self._fits(queue, target, count):
                 return
+            was_full = queue.counted + count > target.max_queue
         metrics.refused("queue_full")
         raise _full(await self._registry.model(target.model), target)
 
